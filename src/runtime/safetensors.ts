@@ -1,0 +1,341 @@
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { invariant, unreachable, UserError } from '../errors.js';
+import { AtomicFile } from './atomic.js';
+import { explainReadError, explainWriteError } from './fs-errors.js';
+import {
+  DTYPE_BYTES,
+  layOut,
+  LENGTH_BYTES,
+  malformed,
+  MAX_HEADER_BYTES,
+  parseHeader,
+  type SafetensorsDtype,
+  type TensorDeclaration,
+  type TensorInfo,
+} from './safetensors-header.js';
+
+export type { SafetensorsDtype, TensorDeclaration, TensorInfo } from './safetensors-header.js';
+
+/**
+ * Files of named tensors (https://github.com/huggingface/safetensors): uint64 header length, JSON header, bytes.
+ * Numbers are little-endian in the file and in every host that Node.js and ONNX Runtime share.
+ */
+
+/** What `read` gives: float32 also stands for F16 and BF16, which it holds exactly. */
+export type TensorData = Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array;
+/** What a writer takes: F16 and BF16 as their bits, BOOL as bytes 0 and 1. */
+export type StoredData = TensorData | Uint16Array;
+
+const IO_BYTES = 1 << 26;
+
+/** An open file whose header was checked; tensors are read when asked for, synchronously. Close it. */
+export class SafetensorsReader {
+  #descriptor: number | undefined;
+
+  private constructor(
+    readonly path: string,
+    descriptor: number,
+    /** in file order */
+    readonly tensors: ReadonlyMap<string, TensorInfo>,
+    readonly metadata: ReadonlyMap<string, string>,
+  ) {
+    this.#descriptor = descriptor;
+  }
+
+  /** @throws UserError when the file cannot be read or its header does not describe exactly its bytes */
+  static open(path: string): SafetensorsReader {
+    const descriptor = openFile(path);
+    try {
+      const { tensors, metadata } = readHeader(path, descriptor);
+      return new SafetensorsReader(path, descriptor, tensors, metadata);
+    } catch (error) {
+      closeSync(descriptor);
+      throw error;
+    }
+  }
+
+  /** @throws UserError when there is no tensor of that name */
+  info(name: string): TensorInfo {
+    const info = this.tensors.get(name);
+    if (info === undefined) throw new UserError(`${this.path} holds no tensor ${JSON.stringify(name)}`);
+    return info;
+  }
+
+  /** The whole tensor in a typed array of its own. */
+  read(name: string): TensorData {
+    const info = this.info(name);
+    switch (info.dtype) {
+      case 'F64':
+        return this.#fill(info, allocate(this.path, info, Float64Array));
+      case 'I64':
+        return this.#fill(info, allocate(this.path, info, BigInt64Array));
+      case 'I32':
+        return this.#fill(info, allocate(this.path, info, Int32Array));
+      case 'U8':
+      case 'BOOL':
+        return this.#fill(info, allocate(this.path, info, Uint8Array));
+      case 'F32':
+      case 'F16':
+      case 'BF16': {
+        const data = allocate(this.path, info, Float32Array);
+        this.readInto(name, data);
+        return data;
+      }
+      default:
+        return unreachable(info.dtype);
+    }
+  }
+
+  /** Fills `target` (as long as the tensor, possibly in shared memory) from a float tensor of any width. */
+  readInto(name: string, target: Float32Array): void {
+    const { elements } = this.info(name);
+    invariant(target.length === elements, `${name} has ${elements} elements, the target ${target.length}`);
+    this.readRange(name, 0, target);
+  }
+
+  /**
+   * Fills `target` with the row-major elements `start … start + target.length` of a float tensor: one rank's
+   * shard of it.
+   * @throws UserError when the tensor holds no floats
+   */
+  readRange(name: string, start: number, target: Float32Array): void {
+    const info = this.info(name);
+    invariant(start >= 0 && start + target.length <= info.elements, `range outside ${name}`);
+    const position = info.offset + start * DTYPE_BYTES[info.dtype];
+    switch (info.dtype) {
+      case 'F32':
+        this.#readBytes(bytesOf(target), position);
+        return;
+      case 'F64':
+        this.#convert(new Float64Array(chunkLength(target)), position, target, (chunk, to) => to.set(chunk));
+        return;
+      case 'F16':
+        this.#convert(new Uint16Array(chunkLength(target)), position, target, float32OfHalf);
+        return;
+      case 'BF16':
+        this.#convert(new Uint16Array(chunkLength(target)), position, target, float32OfBfloat16);
+        return;
+      case 'I64':
+      case 'I32':
+      case 'U8':
+      case 'BOOL':
+        throw new UserError(`${this.path}: tensor ${name} has dtype ${info.dtype}, expected floats`);
+      default:
+        unreachable(info.dtype);
+    }
+  }
+
+  /** Harmless when repeated. */
+  close(): void {
+    if (this.#descriptor !== undefined) closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+  }
+
+  #fill<Data extends TensorData>(info: TensorInfo, data: Data): Data {
+    this.#readBytes(bytesOf(data), info.offset);
+    return data;
+  }
+
+  /** Reads through `chunk`, reused, so that a conversion never holds a second copy of the tensor. */
+  #convert<Chunk extends Float64Array | Uint16Array>(
+    chunk: Chunk,
+    position: number,
+    target: Float32Array,
+    convert: (from: Chunk, to: Float32Array) => void,
+  ): void {
+    for (let done = 0; done < target.length; done += chunk.length) {
+      const part = chunk.subarray(0, Math.min(chunk.length, target.length - done)) as Chunk;
+      this.#readBytes(bytesOf(part), position + done * chunk.BYTES_PER_ELEMENT);
+      convert(part, target.subarray(done, done + part.length));
+    }
+  }
+
+  #readBytes(target: Uint8Array, position: number): void {
+    invariant(this.#descriptor !== undefined, `${this.path} is closed`);
+    readFully(this.path, this.#descriptor, target, position);
+  }
+}
+
+export interface SafetensorsEntry extends TensorDeclaration {
+  /** row-major; a function is called once, when its turn to be written has come */
+  readonly data: StoredData | (() => StoredData);
+}
+
+/**
+ * Writes a file atomically, one tensor after the other. Tensors are stored by falling element size, so that each
+ * is aligned to its own; the data must not change before the promise settles.
+ * @throws UserError as `writeFileAtomic`
+ */
+export async function writeSafetensors(
+  path: string,
+  entries: Iterable<SafetensorsEntry>,
+  metadata?: ReadonlyMap<string, string>,
+): Promise<void> {
+  const all = [...entries];
+  const writer = await SafetensorsStreamWriter.create(path, all, metadata);
+  try {
+    for (const { name, data } of all) await writer.append(name, typeof data === 'function' ? data() : data);
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+  await writer.commit();
+}
+
+/**
+ * A file whose tensors are declared at once and arrive in pieces: rows of logits, tiles, shards. Pieces of one
+ * tensor come in order; those of different tensors may alternate. End it with `commit` or `abort`.
+ */
+export class SafetensorsStreamWriter {
+  readonly #written = new Map<string, number>();
+
+  private constructor(
+    readonly file: AtomicFile,
+    readonly tensors: ReadonlyMap<string, TensorInfo>,
+  ) {}
+
+  /** @throws UserError as `AtomicFile.create`, and when the disk is full */
+  static async create(
+    path: string,
+    declarations: Iterable<TensorDeclaration>,
+    metadata: ReadonlyMap<string, string> = new Map(),
+  ): Promise<SafetensorsStreamWriter> {
+    const { header, tensors } = layOut(declarations, metadata);
+    const file = await AtomicFile.create(path);
+    const writer = new SafetensorsStreamWriter(file, tensors);
+    await writer.#write(header, 0);
+    return writer;
+  }
+
+  /** Appends `data` to the part of `name` already there; the memory must not change before the promise settles. */
+  async append(name: string, data: StoredData): Promise<void> {
+    const info = this.tensors.get(name);
+    invariant(info !== undefined, `${name} was not declared`);
+    invariant(holds(info.dtype, data), `${name} is ${info.dtype}, got ${data.constructor.name}`);
+    const start = this.#written.get(name) ?? 0;
+    invariant(start + data.length <= info.elements, `${name} gets more than its ${info.elements} elements`);
+    this.#written.set(name, start + data.length);
+    await this.#write(bytesOf(data), info.offset + start * DTYPE_BYTES[info.dtype]);
+  }
+
+  /** @throws (internal) when a tensor is incomplete */
+  async commit(): Promise<void> {
+    for (const { name, elements } of this.tensors.values()) {
+      const written = this.#written.get(name) ?? 0;
+      if (written === elements) continue;
+      await this.abort();
+      invariant(false, `${name} got ${written} of ${elements} elements`);
+    }
+    await this.file.commit();
+  }
+
+  /** Removes what was written; harmless when repeated or after `commit`. */
+  async abort(): Promise<void> {
+    await this.file.abort();
+  }
+
+  async #write(data: Uint8Array, position: number): Promise<void> {
+    try {
+      for (let done = 0; done < data.length;) {
+        const length = Math.min(IO_BYTES, data.length - done);
+        done += (await this.file.handle.write(data, done, length, position + done)).bytesWritten;
+      }
+    } catch (error) {
+      await this.abort();
+      throw explainWriteError(error, this.file.path);
+    }
+  }
+}
+
+function openFile(path: string): number {
+  try {
+    return openSync(path, 'r');
+  } catch (error) {
+    throw explainReadError(error, path);
+  }
+}
+
+function readHeader(path: string, descriptor: number) {
+  const stats = fstatSync(descriptor);
+  if (!stats.isFile()) throw malformed(path, 'it is not a regular file');
+  if (stats.size < LENGTH_BYTES) throw malformed(path, `${stats.size} bytes are too few`);
+  const prefix = Buffer.alloc(LENGTH_BYTES);
+  readFully(path, descriptor, prefix, 0);
+  const headerBytes = Number(prefix.readBigUInt64LE());
+  const dataBytes = stats.size - LENGTH_BYTES - headerBytes;
+  if (headerBytes > MAX_HEADER_BYTES || dataBytes < 0) {
+    throw malformed(path, `its header claims ${headerBytes} bytes, the file has ${stats.size}`);
+  }
+  const header = new Uint8Array(headerBytes);
+  readFully(path, descriptor, header, LENGTH_BYTES);
+  const { tensors, metadata } = parseHeader(path, header, stats.size);
+  return { tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])), metadata };
+}
+
+function readFully(path: string, descriptor: number, target: Uint8Array, position: number): void {
+  for (let done = 0; done < target.length;) {
+    const length = Math.min(IO_BYTES, target.length - done);
+    const count = readSync(descriptor, target, done, length, position + done);
+    if (count === 0) throw malformed(path, `it ends at byte ${position + done}`);
+    done += count;
+  }
+}
+
+function allocate<Data>(path: string, info: TensorInfo, create: new (length: number) => Data): Data {
+  try {
+    return new create(info.elements);
+  } catch (error) {
+    throw new UserError(
+      `${path}: tensor ${info.name} has ${info.bytes} bytes, more than this machine can allocate`,
+      'use a machine with more memory',
+      { cause: error },
+    );
+  }
+}
+
+function holds(dtype: SafetensorsDtype, data: StoredData): boolean {
+  switch (dtype) {
+    case 'F64':
+      return data instanceof Float64Array;
+    case 'I64':
+      return data instanceof BigInt64Array;
+    case 'F32':
+      return data instanceof Float32Array;
+    case 'I32':
+      return data instanceof Int32Array;
+    case 'F16':
+    case 'BF16':
+      return data instanceof Uint16Array;
+    case 'U8':
+    case 'BOOL':
+      return data instanceof Uint8Array;
+    default:
+      return unreachable(dtype);
+  }
+}
+
+function bytesOf(data: StoredData): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+function chunkLength(target: Float32Array): number {
+  return Math.min(target.length, 1 << 18);
+}
+
+/** Half precision: 1 sign, 5 exponent, 10 fraction bits; the smallest exponent is without the implicit one. */
+function float32OfHalf(bits: Uint16Array, target: Float32Array): void {
+  for (const [index, half] of bits.entries()) {
+    const sign = half & 0x8000 ? -1 : 1;
+    const exponent = (half >> 10) & 0x1f;
+    const fraction = half & 0x3ff;
+    if (exponent === 0) target[index] = sign * fraction * 2 ** -24;
+    else if (exponent === 0x1f) target[index] = fraction === 0 ? sign * Infinity : NaN;
+    else target[index] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  }
+}
+
+/** bfloat16 is the upper half of a float32. */
+function float32OfBfloat16(bits: Uint16Array, target: Float32Array): void {
+  const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
+  for (const [index, half] of bits.entries()) words[index] = half << 16;
+}
