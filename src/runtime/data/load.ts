@@ -1,0 +1,243 @@
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { glob } from 'tinyglobby';
+import { UserError } from '../../errors.js';
+import { explainReadError } from '../fs-errors.js';
+import { createCorpusBuilder, limitLength, type CorpusBuilder, type LongPolicy } from './corpus.js';
+import { IGNORED, type Corpus } from './document.js';
+import { readLines } from './lines.js';
+import { loadTokenizer, type Tokenizer } from './tokenizer.js';
+
+export interface LoadOptions {
+  /** Ids and labels must be below it: the model's embedding rows. */
+  readonly vocabulary: number;
+  /** `bytes`, or a Hugging Face `tokenizer.json` or its folder. Needed for text, not for `input_ids`. */
+  readonly tokenizer?: string;
+  /** What to do with documents of more than `maximumTokens`; see `limitLength`. */
+  readonly long?: { readonly policy: LongPolicy; readonly maximumTokens: number };
+  /** Patterns are relative to it; default: the working directory. */
+  readonly cwd?: string;
+}
+
+const MAX_TEXT_BYTES = 1 << 28;
+const JSONL = new Set(['.jsonl', '.ndjson']);
+
+/**
+ * Loads the documents of all files that `patterns` (paths or globs) match, files in order of their paths.
+ *
+ * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?}` or `{"text": "…"}`. Labels are as in
+ *   Hugging Face, aligned with the tokens, −100 where nothing is predicted, by default the ids; they are shifted
+ *   here. `attention_mask` must be all ones; other keys are passed over.
+ * - any other file: one document of text.
+ *
+ * @throws UserError, naming file and line, for anything that is not such a document
+ */
+export async function loadCorpus(patterns: readonly string[], options: LoadOptions): Promise<Corpus> {
+  const files = await matchFiles(patterns, options.cwd ?? process.cwd());
+  const tokenizer = options.tokenizer === undefined ? undefined : await loadTokenizer(options.tokenizer);
+  const builder = createCorpusBuilder();
+  const context: Context = { builder, tokenizer, vocabulary: options.vocabulary };
+  for (const file of files) {
+    const before = builder.count;
+    if (JSONL.has(path.extname(file).toLowerCase())) await loadLines(file, context);
+    else await loadText(file, context);
+    if (builder.count === before) throw new UserError(`${file} holds no document`, 'remove it or fill it');
+  }
+  const corpus = builder.finish();
+  return options.long === undefined
+    ? corpus
+    : limitLength(corpus, options.long.policy, options.long.maximumTokens);
+}
+
+interface Context {
+  readonly builder: CorpusBuilder;
+  readonly tokenizer: Tokenizer | undefined;
+  readonly vocabulary: number;
+}
+
+/** Paths as the user would write them, relative to the working directory where they are below `cwd`. */
+async function matchFiles(patterns: readonly string[], cwd: string): Promise<string[]> {
+  const files = new Set<string>();
+  for (const pattern of patterns) {
+    const found = await matchPattern(pattern, cwd);
+    if (found.length === 0) {
+      throw new UserError(
+        `no file matches ${pattern}`,
+        `patterns are relative to ${cwd}; quote them so that the shell leaves them alone`,
+      );
+    }
+    for (const file of found) files.add(path.resolve(cwd, file));
+  }
+  return [...files].sort().map((file) => {
+    const relative = path.relative(process.cwd(), file);
+    return relative.startsWith('..') ? file : relative;
+  });
+}
+
+async function matchPattern(pattern: string, cwd: string): Promise<readonly string[]> {
+  // A file of that very name wins: brackets in names are no pattern then.
+  const stats = statSync(path.resolve(cwd, pattern), { throwIfNoEntry: false });
+  if (stats?.isFile() === true) return [pattern];
+  if (stats !== undefined) {
+    throw new UserError(
+      `${pattern} is ${stats.isDirectory() ? 'a folder' : 'no regular file'}`,
+      `name its files, for instance '${path.join(pattern, '**', '*.txt')}'`,
+    );
+  }
+  return glob(pattern, { cwd, expandDirectories: false, onlyFiles: true });
+}
+
+async function loadText(file: string, { builder, tokenizer, vocabulary }: Context): Promise<void> {
+  if (tokenizer === undefined) throw needsTokenizer(file);
+  const bytes = await readSmallFile(file);
+  if (bytes.length === 0) throw new UserError(`${file} is empty`, 'remove it or fill it');
+  const ids = encode(tokenizer, bytes, file);
+  if (ids.length === 0) return;
+  checkIds(ids, { at: file, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
+  builder.add(file, 0, ids);
+}
+
+async function readSmallFile(file: string): Promise<Uint8Array> {
+  try {
+    const { size } = statSync(file);
+    if (size <= MAX_TEXT_BYTES) return await readFile(file);
+    throw new UserError(
+      `${file} has ${size} bytes, too many for one document`,
+      'split it, or turn it into JSONL with a {"text": …} line for each document',
+    );
+  } catch (error) {
+    throw explainReadError(error, file);
+  }
+}
+
+async function loadLines(file: string, context: Context): Promise<void> {
+  for await (const { line, text } of readLines(file)) {
+    const at = `${file}:${line}`;
+    const json = parseObject(text, at);
+    if (Object.hasOwn(json, 'input_ids')) addIds(file, line, json, context);
+    else if (Object.hasOwn(json, 'text')) addTextLine(file, line, json, context);
+    else {
+      throw new UserError(
+        `${at}: neither "input_ids" nor "text"`,
+        'each line is {"input_ids": […], "labels": […]?} or {"text": "…"}',
+      );
+    }
+  }
+}
+
+function parseObject(text: string, at: string): Record<string, unknown> {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(
+      `${at}: not JSON: ${error instanceof Error ? oneLine(error.message) : String(error)}`,
+      'a JSONL file has one JSON object a line',
+      { cause: error },
+    );
+  }
+  if (typeof json === 'object' && json !== null && !Array.isArray(json))
+    return json as Record<string, unknown>;
+  throw new UserError(`${at}: not a JSON object`, 'a JSONL file has one JSON object a line');
+}
+
+function addIds(file: string, line: number, json: Record<string, unknown>, context: Context): void {
+  const at = `${file}:${line}`;
+  const { vocabulary } = context;
+  const ids = numbers(json['input_ids'], at, 'input_ids');
+  if (ids.length === 0) throw new UserError(`${at}: input_ids is empty`, 'remove the line');
+  checkIds(ids, { at, key: 'input_ids', vocabulary });
+  if (Object.hasOwn(json, 'attention_mask')) {
+    const mask = numbers(json['attention_mask'], at, 'attention_mask');
+    if (mask.length !== ids.length || mask.some((value) => value !== 1)) {
+      throw new UserError(
+        `${at}: attention_mask hides tokens, which ithaca cannot do`,
+        'leave padding out: documents may have any length',
+      );
+    }
+  }
+  let labels: readonly number[] | undefined;
+  if (Object.hasOwn(json, 'labels')) {
+    labels = numbers(json['labels'], at, 'labels');
+    if (labels.length !== ids.length) {
+      throw new UserError(
+        `${at}: ${labels.length} labels for ${ids.length} input_ids`,
+        'labels are aligned with input_ids: one each, −100 where nothing is predicted, not shifted',
+      );
+    }
+    checkIds(labels, { at, key: 'labels', vocabulary, ignored: IGNORED });
+  }
+  context.builder.add(file, line, ids, labels);
+}
+
+function addTextLine(file: string, line: number, json: Record<string, unknown>, context: Context): void {
+  const at = `${file}:${line}`;
+  const { builder, tokenizer, vocabulary } = context;
+  const text = json['text'];
+  if (typeof text !== 'string' || text === '') {
+    throw new UserError(`${at}: "text" is ${text === '' ? 'empty' : 'no string'}`, 'give it a text');
+  }
+  if (tokenizer === undefined) throw needsTokenizer(at);
+  if (Object.hasOwn(json, 'labels')) {
+    throw new UserError(
+      `${at}: labels without input_ids`,
+      'labels are aligned with tokens: give input_ids, not text',
+    );
+  }
+  const ids = encode(tokenizer, Buffer.from(text), at);
+  if (ids.length === 0) throw new UserError(`${at}: the tokenizer gives no token for it`, 'remove the line');
+  checkIds(ids, { at, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
+  builder.add(file, line, ids);
+}
+
+function encode(tokenizer: Tokenizer, text: Uint8Array, at: string): ArrayLike<number> {
+  try {
+    return tokenizer.encode(text);
+  } catch (error) {
+    if (error instanceof UserError)
+      throw new UserError(`${at}: ${error.message}`, error.hint, { cause: error });
+    throw error;
+  }
+}
+
+function numbers(value: unknown, at: string, key: string): readonly number[] {
+  if (!Array.isArray(value)) throw new UserError(`${at}: ${key} is no list`, `expected "${key}": [1, 2, 3]`);
+  const wrong = value.findIndex((item) => !Number.isInteger(item));
+  if (wrong >= 0) {
+    const shown = oneLine(JSON.stringify(value[wrong]) ?? 'undefined');
+    throw new UserError(`${at}: ${key}[${wrong}] is ${shown}, expected an integer`, 'token ids are integers');
+  }
+  return value as readonly number[];
+}
+
+interface IdCheck {
+  readonly at: string;
+  readonly key: string;
+  readonly vocabulary: number;
+  readonly ignored?: number;
+}
+
+function checkIds(ids: ArrayLike<number>, { at, key, vocabulary, ignored }: IdCheck): void {
+  for (let index = 0; index < ids.length; index++) {
+    const id = ids[index]!;
+    if ((id >= 0 && id < vocabulary) || id === ignored) continue;
+    throw new UserError(
+      `${at}: ${key}[${index}] is ${id}, outside the model's vocabulary of ${vocabulary}` +
+        ` (0 to ${vocabulary - 1}${ignored === undefined ? '' : `, or ${ignored}`})`,
+      'use the tokenizer that belongs to the model',
+    );
+  }
+}
+
+function needsTokenizer(at: string): UserError {
+  return new UserError(
+    `${at} is text, and no tokenizer was given`,
+    'add --tokenizer bytes or --tokenizer path/to/tokenizer.json',
+  );
+}
+
+function oneLine(text: string): string {
+  const line = text.replace(/\s+/g, ' ');
+  return line.length > 120 ? `${line.slice(0, 117)}…` : line;
+}
