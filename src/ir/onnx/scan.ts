@@ -1,0 +1,272 @@
+/**
+ * Walks a model file without decoding it: finds the byte ranges of nodes and tensors, reads what the decoder
+ * does not know (`metadata_props` of nodes), bounds nesting and size, and writes a *skeleton* of the file: the
+ * same messages without tensor data and documentation. Only the skeleton is given to the protobuf decoder. In
+ * it a tensor's `raw_data` and a node's `doc_string` hold that tensor's or node's number in `ScannedModel`.
+ */
+import { UserError } from '../../errors.js';
+import type { ByteSource } from './bytes.js';
+import { fieldsOf, isMessage } from './schema.js';
+import type { MessageName, ScalarKind } from './schema.js';
+import { WireError, concat, encodeField, encodeVarint, wireReader } from './wire.js';
+import type { WireField, WireReader } from './wire.js';
+
+/** A message in the file, and the messages around it, which a change of its length changes. */
+export interface MessageSpan {
+  readonly parent: MessageSpan | undefined;
+  readonly tagAt: number;
+  readonly lengthAt: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Tensor data in the file: one packed (or raw) field, or a run of consecutive unpacked fields. */
+export interface DataSpan {
+  /** 4 float, 5 int32, 6 string, 7 int64, 9 raw, 10 double, 11 uint64. */
+  readonly field: number;
+  readonly packed: boolean;
+  readonly tagAt: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface ScannedTensor {
+  readonly message: MessageSpan;
+  readonly data: readonly DataSpan[];
+  /** `external_data` entries, in file order. */
+  readonly external: readonly {
+    readonly tagAt: number;
+    readonly end: number;
+    readonly key: string;
+    readonly value: string;
+  }[];
+}
+
+export interface ScannedNode {
+  readonly message: MessageSpan;
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+export interface ScannedModel {
+  readonly skeleton: Uint8Array;
+  readonly tensors: readonly ScannedTensor[];
+  readonly nodes: readonly ScannedNode[];
+  /** Spans of the model's `opset_import` (8) and `functions` (25) entries, tags included. */
+  readonly preamble: readonly { readonly tagAt: number; readonly end: number }[];
+}
+
+/** A graph inside a node inside a graph is three messages deep; exporters nest two or three graphs. */
+const MAX_DEPTH = 64;
+/** Real exports have tens of fields a node; the bound keeps the decoded objects of a hostile file small. */
+const MAX_FIELDS = 4_000_000;
+const MAX_SKELETON_BYTES = 256 * 1024 * 1024;
+
+const TENSOR_DATA = new Set([4, 5, 6, 7, 9, 10, 11]);
+const WIRE_TYPES: { readonly [K in ScalarKind]: readonly number[] } = {
+  varint: [0],
+  fixed32: [5],
+  bytes: [2],
+  varints: [0, 2],
+  fixed32s: [5, 2],
+  fixed64s: [1, 2],
+};
+
+/** @throws UserError when the file is no ONNX model, is truncated, or exceeds the bounds */
+export function scanModel(source: ByteSource): ScannedModel {
+  try {
+    return scan(source);
+  } catch (error) {
+    if (!(error instanceof WireError)) throw error;
+    const where = `byte ${error.at} of ${source.size}: ${error.message}`;
+    if (error.truncated && error.at > 0) {
+      throw new UserError(
+        `${source.path}: truncated ONNX file, or not an ONNX file (${where})`,
+        'download or export the file again',
+        { cause: error },
+      );
+    }
+    throw new UserError(
+      `${source.path}: not an ONNX file (${where})`,
+      'give a model.onnx, as torch.onnx.export writes it',
+      { cause: error },
+    );
+  }
+}
+
+interface ScanState {
+  readonly source: ByteSource;
+  readonly reader: WireReader;
+  readonly tensors: ScannedTensor[];
+  readonly nodes: ScannedNode[];
+  readonly preamble: { tagAt: number; end: number }[];
+  fields: number;
+  skeletonBytes: number;
+}
+
+function scan(source: ByteSource): ScannedModel {
+  const state: ScanState = {
+    source,
+    reader: wireReader(source),
+    tensors: [],
+    nodes: [],
+    preamble: [],
+    fields: 0,
+    skeletonBytes: 0,
+  };
+  const root: MessageSpan = { parent: undefined, tagAt: 0, lengthAt: 0, start: 0, end: source.size };
+  const skeleton = scanMessage(state, 'Model', root, 1);
+  return { skeleton, tensors: state.tensors, nodes: state.nodes, preamble: state.preamble };
+}
+
+/** Walks one message; returns its skeleton body. */
+function scanMessage(state: ScanState, name: MessageName, span: MessageSpan, depth: number): Uint8Array {
+  if (depth > MAX_DEPTH) {
+    throw new WireError(span.tagAt, false, `messages nested deeper than ${MAX_DEPTH}`);
+  }
+  const kinds = fieldsOf(name);
+  const parts: Uint8Array[] = [];
+  const fields: WireField[] = [];
+  let graphs = 0;
+  for (let at = span.start; at < span.end;) {
+    const field = state.reader.field(at, span.end);
+    at = field.end;
+    if (++state.fields > MAX_FIELDS) tooLarge(state, `more than ${MAX_FIELDS} fields`);
+    const kind = kinds.get(field.number);
+    if (kind === undefined) continue;
+    if (isMessage(kind)) {
+      expectWireType(field, [2], `${name} field ${field.number}`);
+      if (name === 'Model' && kind === 'Graph' && ++graphs > 1) {
+        throw new WireError(field.tagAt, false, 'a second graph');
+      }
+    } else {
+      expectWireType(field, WIRE_TYPES[kind], `${name} field ${field.number}`);
+    }
+    if (name === 'Tensor' || name === 'Node') fields.push(field);
+    if (name === 'Model' && (field.number === 8 || field.number === 25)) {
+      state.preamble.push({ tagAt: field.tagAt, end: field.end });
+    }
+    if (!isMessage(kind)) checkPacked(state, field, kind);
+    if (dropped(name, field.number)) continue;
+    if (isMessage(kind)) {
+      const body = scanMessage(state, kind, { ...field, parent: span }, depth + 1);
+      parts.push(encodeVarint(field.number * 8 + 2), encodeVarint(body.length), body);
+      continue;
+    }
+    keep(state, parts, field);
+  }
+  const ticket = ticketOf(state, name, span, fields);
+  if (ticket !== undefined) parts.push(ticket);
+  return concat(parts);
+}
+
+/** Tensor data, documentation, and metadata read here stay out of the skeleton. */
+function dropped(name: MessageName, field: number): boolean {
+  switch (name) {
+    case 'Tensor':
+      return TENSOR_DATA.has(field) || field === 12 || field === 16;
+    case 'Node':
+      return field === 6 || field >= 8;
+    case 'Graph':
+      return field === 10;
+    case 'Function':
+      return field === 8;
+    case 'ValueInfo':
+      return field > 2;
+    default:
+      return false;
+  }
+}
+
+function keep(state: ScanState, parts: Uint8Array[], field: WireField): void {
+  state.skeletonBytes += field.end - field.tagAt;
+  if (state.skeletonBytes > MAX_SKELETON_BYTES) {
+    tooLarge(state, `more than ${MAX_SKELETON_BYTES >> 20} MiB besides tensor data`);
+  }
+  parts.push(state.source.slice(field.tagAt, field.end));
+}
+
+function tooLarge(state: ScanState, what: string): never {
+  throw new UserError(
+    `${state.source.path}: the graph is too large (${what})`,
+    'export the model without stack traces and with weights as initializers',
+  );
+}
+
+/** Packed scalars must fill their field exactly, or the decoder would read past it. */
+function checkPacked(state: ScanState, field: WireField, kind: ScalarKind): void {
+  if (field.wireType !== 2 || kind === 'bytes' || field.end === field.start) return;
+  const length = field.end - field.start;
+  const whole =
+    kind === 'varints'
+      ? (state.source.slice(field.end - 1, field.end)[0] as number) < 0x80
+      : length % (kind === 'fixed64s' ? 8 : 4) === 0;
+  if (!whole) throw new WireError(field.tagAt, false, 'packed numbers that do not fill their field');
+}
+
+function expectWireType(field: WireField, wireTypes: readonly number[], what: string): void {
+  if (!wireTypes.includes(field.wireType)) {
+    throw new WireError(field.tagAt, false, `wire type ${field.wireType} in ${what}`);
+  }
+}
+
+/** Records a tensor or node, and returns the skeleton field that carries its number. */
+function ticketOf(
+  state: ScanState,
+  name: MessageName,
+  message: MessageSpan,
+  fields: readonly WireField[],
+): Uint8Array | undefined {
+  if (name === 'Tensor') {
+    const data = dataSpans(fields);
+    const external = fields
+      .filter((field) => field.number === 13)
+      .map((field) => ({ tagAt: field.tagAt, end: field.end, ...stringEntry(state, field) }));
+    state.tensors.push({ message, data, external });
+    return encodeField(9, encodeVarint(state.tensors.length - 1));
+  }
+  if (name === 'Node') {
+    const entries = fields.filter((field) => field.number === 9).map((field) => stringEntry(state, field));
+    const metadata = new Map(entries.map(({ key, value }) => [key, value]));
+    state.nodes.push({ message, metadata });
+    return encodeField(6, new TextEncoder().encode(String(state.nodes.length - 1)));
+  }
+  return undefined;
+}
+
+function dataSpans(fields: readonly WireField[]): DataSpan[] {
+  const spans: DataSpan[] = [];
+  for (const field of fields) {
+    if (!TENSOR_DATA.has(field.number)) continue;
+    const packed = field.wireType === 2;
+    const last = spans.at(-1);
+    if (
+      !packed &&
+      last !== undefined &&
+      last.field === field.number &&
+      !last.packed &&
+      last.end === field.tagAt
+    ) {
+      spans[spans.length - 1] = { ...last, end: field.end };
+    } else {
+      const start = packed ? field.start : field.tagAt;
+      spans.push({ field: field.number, packed, tagAt: field.tagAt, start, end: field.end });
+    }
+  }
+  return spans;
+}
+
+function stringEntry(state: ScanState, span: { start: number; end: number }): { key: string; value: string } {
+  const entry = { key: '', value: '' };
+  for (let at = span.start; at < span.end;) {
+    const field = state.reader.field(at, span.end);
+    at = field.end;
+    if (field.number > 2) continue;
+    expectWireType(field, [2], 'a metadata entry');
+    state.skeletonBytes += field.end - field.start;
+    if (state.skeletonBytes > MAX_SKELETON_BYTES) tooLarge(state, 'metadata');
+    const text = new TextDecoder().decode(state.source.slice(field.start, field.end));
+    if (field.number === 1) entry.key = text;
+    else entry.value = text;
+  }
+  return entry;
+}
