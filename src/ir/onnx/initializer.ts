@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { UserError, invariant } from '../../errors.js';
 import type { ByteSource } from './bytes.js';
 import { byteSize, elementBytes } from './dtype.js';
@@ -55,7 +56,7 @@ export function makeInitializer(
 
 /** Completes an initializer with `read`, bounded. */
 export function storedTensor(
-  fields: Omit<OnnxInitializer, 'read' | 'readRange'>,
+  fields: Omit<OnnxInitializer, 'read' | 'readRange' | 'isPresent'>,
   readRange: OnnxInitializer['readRange'],
 ): OnnxInitializer {
   const read = (): ReturnType<OnnxInitializer['read']> => {
@@ -70,7 +71,8 @@ export function storedTensor(
     }
     return makeTensor(fields.name, fields.dtype, fields.dims, readRange(0, fields.bytes));
   };
-  return Object.freeze({ ...fields, read, readRange });
+  const isPresent = (): boolean => fields.location.kind !== 'external' || existsSync(fields.location.file);
+  return Object.freeze({ ...fields, read, readRange, isPresent });
 }
 
 function countElements(path: string, { name, dtype, dims }: TensorHeader): number {

@@ -87,6 +87,8 @@ export interface OnnxInitializer {
   /** Size of the tensor in `raw_data` layout. */
   readonly bytes: number;
   readonly location: OnnxLocation;
+  /** False when the tensor is in an external file that is not there. */
+  isPresent(): boolean;
   /** Reads the whole tensor. @throws UserError when the data is absent, too short or above 2 GiB − 1 bytes */
   read(): OnnxTensor;
   /** Reads part of the `raw_data` layout. @throws UserError when the data is absent or too short */

@@ -1,0 +1,126 @@
+import { isFloat } from './dtype.js';
+import type { OnnxInitializer, OnnxModel } from './model.js';
+
+/** Two initializers that store one parameter twice. */
+export interface TiedInitializers {
+  readonly a: string;
+  readonly b: string;
+  /** `transposed`: b is the transpose of the 2-D a. */
+  readonly relation: 'same' | 'transposed';
+}
+
+/** Bytes compared at a time. */
+const CHUNK_BYTES = 8 * 1024 * 1024;
+/** Elements looked at before the whole contents are. */
+const SAMPLES = 64;
+
+/**
+ * Finds floating initializers, two-dimensional or more, with the same content, or one the transpose of the
+ * other (2-D). Constant contents (all zeros, all ones) tie nothing: fresh buffers often look alike. Absent
+ * external data compares by location only.
+ * @returns pairs in file order; of k copies, k − 1 pairs with the first as `a`
+ * @throws UserError when the data of a candidate is damaged
+ */
+export function findTiedInitializers(model: OnnxModel): readonly TiedInitializers[] {
+  const bySize = new Map<string, OnnxInitializer[]>();
+  for (const tensor of model.initializers.values()) {
+    if (!isFloat(tensor.dtype) || tensor.dims.length < 2 || tensor.elementCount < 2) continue;
+    const key = `${tensor.dtype} ${[...tensor.dims].sort((x, y) => x - y).join('x')}`;
+    bySize.set(key, [...(bySize.get(key) ?? []), tensor]);
+  }
+  const pairs: TiedInitializers[] = [];
+  for (const group of bySize.values()) if (group.length > 1) pairs.push(...tiedInGroup(group));
+  return pairs;
+}
+
+function tiedInGroup(group: readonly OnnxInitializer[]): TiedInitializers[] {
+  const pairs: TiedInitializers[] = [];
+  const copies = new Set<string>();
+  for (const [index, a] of group.entries()) {
+    if (copies.has(a.name) || (a.isPresent() && isConstant(a))) continue;
+    for (const b of group.slice(index + 1)) {
+      if (copies.has(b.name)) continue;
+      const relation = relationOf(a, b);
+      if (relation === undefined) continue;
+      copies.add(b.name);
+      pairs.push({ a: a.name, b: b.name, relation });
+    }
+  }
+  return pairs;
+}
+
+function relationOf(a: OnnxInitializer, b: OnnxInitializer): TiedInitializers['relation'] | undefined {
+  const sameDims = a.dims.length === b.dims.length && a.dims.every((dim, index) => dim === b.dims[index]);
+  if (sameDims && sameLocation(a, b)) return 'same';
+  if (!a.isPresent() || !b.isPresent()) return undefined;
+  if (sameDims && samplesAgree(a, b, (index) => index) && sameBytes(a, b)) return 'same';
+  const [rows = 0, columns = 0] = a.dims;
+  if (a.dims.length !== 2 || b.dims.length !== 2 || b.dims[0] !== columns || b.dims[1] !== rows)
+    return undefined;
+  const flip = (index: number): number => (index % columns) * rows + Math.floor(index / columns);
+  return samplesAgree(a, b, flip) && isTranspose(a, b) ? 'transposed' : undefined;
+}
+
+function sameLocation(a: OnnxInitializer, b: OnnxInitializer): boolean {
+  const [x, y] = [a.location, b.location];
+  return x.kind === 'external' && y.kind === 'external' && x.file === y.file && x.offset === y.offset;
+}
+
+function size(tensor: OnnxInitializer): number {
+  return tensor.bytes / tensor.elementCount;
+}
+
+/** Compares a few elements of a with those of b at mapped positions. */
+function samplesAgree(a: OnnxInitializer, b: OnnxInitializer, map: (index: number) => number): boolean {
+  const width = size(a);
+  // A stride prime to the usual sizes visits different rows and columns.
+  const step = Math.max(1, Math.floor(a.elementCount / SAMPLES) | 1);
+  for (let index = 0; index < a.elementCount; index += step) {
+    if (!equal(a.readRange(index * width, width), b.readRange(map(index) * width, width))) return false;
+  }
+  return true;
+}
+
+function sameBytes(a: OnnxInitializer, b: OnnxInitializer): boolean {
+  for (let at = 0; at < a.bytes; at += CHUNK_BYTES) {
+    const length = Math.min(CHUNK_BYTES, a.bytes - at);
+    if (!equal(a.readRange(at, length), b.readRange(at, length))) return false;
+  }
+  return true;
+}
+
+/** Compares blocks of rows of a with the matching columns of b, a row of b at a time. */
+function isTranspose(a: OnnxInitializer, b: OnnxInitializer): boolean {
+  const [rows = 0, columns = 0] = a.dims;
+  const width = size(a);
+  const blockRows = Math.max(1, Math.floor(CHUNK_BYTES / (columns * width)));
+  for (let row = 0; row < rows; row += blockRows) {
+    const count = Math.min(blockRows, rows - row);
+    const block = Buffer.from(a.readRange(row * columns * width, count * columns * width));
+    for (let column = 0; column < columns; column++) {
+      const line = b.readRange((column * rows + row) * width, count * width);
+      for (let index = 0; index < count; index++) {
+        const from = (index * columns + column) * width;
+        for (let byte = 0; byte < width; byte++) {
+          if (block[from + byte] !== line[index * width + byte]) return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+/** True when every element equals the first. */
+function isConstant(tensor: OnnxInitializer): boolean {
+  const width = size(tensor);
+  const first = Uint8Array.from(tensor.readRange(0, width));
+  for (let at = 0; at < tensor.bytes; at += CHUNK_BYTES) {
+    const chunk = tensor.readRange(at, Math.min(CHUNK_BYTES, tensor.bytes - at));
+    if (chunk.some((byte, index) => byte !== first[index % width])) return false;
+  }
+  return true;
+}
+
+function equal(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
