@@ -34,7 +34,10 @@ export interface AllToAllPart {
   readonly dst: Elements;
   readonly sends: readonly (readonly Block[])[];
   readonly recvs: readonly (readonly Block[])[];
-  /** Add to the destination (Float32Array only) instead of overwriting it. */
+  /**
+   * Add to the destination (Float32Array only) instead of overwriting it; the same on all members. Elements at
+   * the same position of the peers' payloads are added in group order, others in an order fixed by the sizes.
+   */
   readonly accumulate: boolean;
 }
 
@@ -89,7 +92,7 @@ export interface Collectives {
   readonly world: number;
   readonly counters: Counters;
 
-  /** One exchange of several tensors. Accumulating parts add peers in group order, so sums repeat bit for bit. */
+  /** One exchange of several tensors. Accumulated sums repeat bit for bit from run to run. */
   allToAll(group: Group, parts: readonly AllToAllPart[]): void;
   /** Sums in place, in group order: the same bits on every rank and in every run. All buffers travel together. */
   allReduce(group: Group, buffers: readonly Float32Array[]): void;
