@@ -112,8 +112,14 @@ export async function writeDirectoryAtomic(
     await putInPlace(temporary, finalPath);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
-    throw explainWriteError(error, target, [temporary, finalPath]);
+    throw inTermsOf(target, temporary, explainWriteError(error, target, [temporary, finalPath]));
   }
+}
+
+/** Nobody should read of a temporary that is gone. */
+function inTermsOf(target: string, temporary: string, error: unknown): unknown {
+  if (!(error instanceof UserError) || !error.message.includes(temporary)) return error;
+  return new UserError(error.message.replaceAll(temporary, target), error.hint, { cause: error });
 }
 
 /** Whether `manifest.json` in `directory` says `"format": "ithaca-…"`, as packages and checkpoints do. */

@@ -1,3 +1,4 @@
+import { statSync, type Stats } from 'node:fs';
 import path from 'node:path';
 import { UserError } from '../errors.js';
 
@@ -53,6 +54,17 @@ export function explainReadError(error: unknown, file: string): unknown {
       return new UserError(`cannot read ${file}: it is a folder`, 'name a file', { cause: error });
     default:
       return error;
+  }
+}
+
+/** What is at `file`; undefined when nothing is. @throws UserError when it may not be looked at */
+export function statIfPresent(file: string): Stats | undefined {
+  try {
+    return statSync(file);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw explainReadError(error, file);
   }
 }
 

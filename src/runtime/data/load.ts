@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { glob } from 'tinyglobby';
 import { UserError } from '../../errors.js';
-import { explainReadError } from '../fs-errors.js';
+import { explainReadError, statIfPresent } from '../fs-errors.js';
 import { createCorpusBuilder, limitLength, type CorpusBuilder, type LongPolicy } from './corpus.js';
 import { IGNORED, type Corpus } from './document.js';
 import { readLines } from './lines.js';
@@ -77,7 +77,7 @@ async function matchFiles(patterns: readonly string[], cwd: string): Promise<str
 
 async function matchPattern(pattern: string, cwd: string): Promise<readonly string[]> {
   // A file of that very name wins: brackets in names are no pattern then.
-  const stats = statSync(path.resolve(cwd, pattern), { throwIfNoEntry: false });
+  const stats = statIfPresent(path.resolve(cwd, pattern));
   if (stats?.isFile() === true) return [pattern];
   if (stats !== undefined) {
     throw new UserError(
