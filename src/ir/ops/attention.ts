@@ -1,0 +1,262 @@
+import type { Attrs } from '../graph.js';
+import { numberAttr } from '../graph.js';
+import { pendingOf, requireDType } from '../infer.js';
+import { TypeMismatch, type EvalContext, type InferContext, type Tensor } from '../op.js';
+import { followingRange, shardRange } from '../placement.js';
+import { constantOf, mulSizes, productOfSizes, sameSize, symbolSize, type Size } from '../size.js';
+import { dim, printDim, printType, sameSplit, splitOn, tensorType, type Dim, type Type } from '../type.js';
+import { defineOp, tensor } from './define.js';
+
+/** What a query may see, inside its document: everything, what is not later, or at most `window` back. */
+export type MaskKind = 'full' | 'causal' | 'window';
+
+/** Whether query i sees key j of the same document. `window` w: i − w < j ≤ i. */
+export const visible = (attrs: Attrs, i: number, j: number): boolean =>
+  attrs['mask'] === 'full' || (j <= i && (attrs['mask'] === 'causal' || j > i - numberAttr(attrs, 'window')));
+
+/**
+ * The symbol for the number of (query, key) pairs seen, summed over documents: Σ s² (full),
+ * Σ s(s+1)/2 (causal), the same clipped by the window.
+ */
+export const pairsSymbol = (attrs: Attrs): string =>
+  attrs['mask'] === 'window' ? `A_window_${numberAttr(attrs, 'window')}` : `A_${String(attrs['mask'])}`;
+
+/** Value of `pairsSymbol` for the lengths of the documents. */
+export function attendedPairs(symbol: string, lengths: readonly number[]): number {
+  const window = /^A_window_(\d+)$/.exec(symbol);
+  return lengths.reduce((sum, s) => {
+    if (symbol === 'A_full') return sum + s * s;
+    const w = window === null ? s : Math.min(Number(window[1]), s);
+    return sum + (w * (w + 1)) / 2 + (s - w) * w;
+  }, 0);
+}
+
+const headsOf = (type: Type): number => {
+  const heads = constantOf(type.dims[1]!.size);
+  if (heads === undefined) throw new TypeMismatch('the number of heads must be constant');
+  return heads;
+};
+
+/** Placement of K/V heads that follows the query heads' split. */
+export const followingDim = (kvHeads: number, query: Dim): Dim => {
+  const heads = constantOf(query.size)!;
+  if (query.split === undefined) return dim(kvHeads);
+  return dim(kvHeads, splitOn(query.split.axis, kvHeads === heads ? {} : { of: heads }));
+};
+
+function check({ types }: InferContext<Attrs>): { q: Type; k: Type; v: Type } {
+  const [q, k, v, documents] = types as readonly [Type, Type, Type, Type];
+  pendingOf(types.slice(0, 4), 'none');
+  requireDType(documents, 'i32', 'the documents of attention');
+  for (const [name, t] of [
+    ['q', q],
+    ['k', k],
+    ['v', v],
+  ] as const) {
+    if (t.dims.length !== 3)
+      throw new TypeMismatch(`${name} of attention is ${printType(t)}, expected [tokens, heads, head size]`);
+    if (t.dims[0]!.split !== undefined)
+      throw new TypeMismatch(`attention needs its tokens whole, ${name} is ${printType(t)}`);
+    if (!sameSize(t.dims[0]!.size, q.dims[0]!.size))
+      throw new TypeMismatch(`q, k and v of attention differ in tokens: ${printDim(t.dims[0]!)}`);
+    if (t.dims[2]!.split !== undefined)
+      throw new TypeMismatch(`attention needs its head size whole, ${name} is ${printType(t)}`);
+  }
+  const [heads, kvHeads] = [headsOf(q), headsOf(k)];
+  if (heads % kvHeads !== 0 || headsOf(v) !== kvHeads || !sameSize(q.dims[2]!.size, k.dims[2]!.size))
+    throw new TypeMismatch(
+      `heads of attention do not fit: q ${printType(q)}, k ${printType(k)}, v ${printType(v)}`,
+    );
+  const expected = followingDim(kvHeads, q.dims[1]!);
+  for (const t of [k, v])
+    if (!sameSplit(t.dims[1]!.split, expected.split))
+      throw new TypeMismatch(
+        `K/V heads of attention are ${printDim(t.dims[1]!)}, expected ${printDim(expected)}`,
+      );
+  if (
+    documents.dims.length !== 1 ||
+    documents.dims[0]!.split !== undefined ||
+    !sameSize(documents.dims[0]!.size, q.dims[0]!.size)
+  )
+    throw new TypeMismatch(
+      `the documents of attention are ${printType(documents)}, expected one id a token, whole`,
+    );
+  return { q, k, v };
+}
+
+/** `[S, H@sp, D]`: the whole sequence, a share of the heads. */
+function demands({ types }: InferContext<Attrs>): Type[] {
+  const heads = (t: Type, d: Dim): Type =>
+    tensorType(t.dtype, [dim(t.dims[0]!.size), d, dim(t.dims[2]!.size)]);
+  const query = dim(headsOf(types[0]!), splitOn('sp'));
+  return types.map((t, i) => {
+    if (i === 0) return heads(t, query);
+    if (i === 1 || i === 2) return heads(t, followingDim(headsOf(t), query));
+    if (i === 3) return tensorType('i32', [dim(t.dims[0]!.size)]);
+    return t.dims.length === 3 ? heads(t, query) : tensorType(t.dtype, [dim(t.dims[0]!.size), query]);
+  });
+}
+
+/** For each local query head, the local K/V head it reads. */
+export function localHeadMap(heads: number, kvHeads: number, degree: number, rank: number): number[] {
+  const range = shardRange(heads, degree, rank);
+  const { start } = followingRange(kvHeads, heads, degree, rank);
+  return Array.from(
+    { length: range.end - range.start },
+    (_, h) => Math.floor(((range.start + h) * kvHeads) / heads) - start,
+  );
+}
+
+interface Plan {
+  readonly map: readonly number[];
+  /** For each token, the first token of its document and one past the last. */
+  readonly start: readonly number[];
+  readonly end: readonly number[];
+  readonly scale: number;
+}
+
+function planOf(ctx: EvalContext<Attrs>): Plan {
+  const [q, k] = ctx.types as readonly [Type, Type];
+  const split = q.dims[1]!.split !== undefined;
+  const { degree, index } = split ? ctx.rank.sp : { degree: 1, index: 0 };
+  const ids = ctx.inputs[3]!.data;
+  const start: number[] = [];
+  ids.forEach((id, i) => start.push(i > 0 && ids[i - 1] === id ? start[i - 1]! : i));
+  const end: number[] = Array.from({ length: ids.length }, () => ids.length);
+  for (let i = ids.length - 2; i >= 0; i--) end[i] = ids[i + 1] === ids[i] ? end[i + 1]! : i + 1;
+  return {
+    map: localHeadMap(headsOf(q), headsOf(k), degree, index),
+    start,
+    end,
+    scale: numberAttr(ctx.attrs, 'scale'),
+  };
+}
+
+const dot = (a: Tensor, atA: number, b: Tensor, atB: number, n: number): number => {
+  let sum = 0;
+  for (let i = 0; i < n; i++) sum += a.data[atA + i]! * b.data[atB + i]!;
+  return sum;
+};
+
+function evaluate(ctx: EvalContext<Attrs>): Tensor[] {
+  const [q, k, v] = ctx.inputs as readonly [Tensor, Tensor, Tensor];
+  const { map, start, end, scale } = planOf(ctx);
+  const [out, lse] = [tensor(ctx.shapes[0]!), tensor(ctx.shapes[1]!)];
+  const [tokens, heads, size] = q.shape as [number, number, number];
+  const [kvHeads, sizeV] = [k.shape[1]!, v.shape[2]!];
+  for (let h = 0; h < heads; h++)
+    for (let i = 0; i < tokens; i++) {
+      const at = (i * heads + h) * size;
+      const scores: number[] = [];
+      const keys: number[] = [];
+      for (let j = start[i]!; j < end[i]!; j++) {
+        if (!visible(ctx.attrs, i, j)) continue;
+        keys.push(j);
+        scores.push(scale * dot(q, at, k, (j * kvHeads + map[h]!) * size, size));
+      }
+      const max = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+      const total = scores.reduce((sum, s) => sum + Math.exp(s - max), 0);
+      lse.data[i * heads + h] = max + Math.log(total);
+      keys.forEach((j, n) => {
+        const p = Math.exp(scores[n]! - max) / total;
+        for (let d = 0; d < sizeV; d++)
+          out.data[(i * heads + h) * sizeV + d]! += p * v.data[(j * kvHeads + map[h]!) * sizeV + d]!;
+      });
+    }
+  return [out, lse];
+}
+
+function evaluateVjp(ctx: EvalContext<Attrs>): Tensor[] {
+  const [q, k, v, , out, lse, g] = ctx.inputs as readonly [
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
+  const { map, start, end, scale } = planOf(ctx);
+  const [dq, dk, dv] = [tensor(ctx.shapes[0]!), tensor(ctx.shapes[1]!), tensor(ctx.shapes[2]!)];
+  const [tokens, heads, size] = q.shape as [number, number, number];
+  const [kvHeads, sizeV] = [k.shape[1]!, v.shape[2]!];
+  for (let h = 0; h < heads; h++)
+    for (let i = 0; i < tokens; i++) {
+      const [at, atV] = [(i * heads + h) * size, (i * heads + h) * sizeV];
+      const delta = dot(g, atV, out, atV, sizeV);
+      for (let j = start[i]!; j < end[i]!; j++) {
+        if (!visible(ctx.attrs, i, j)) continue;
+        const [atK, atKV] = [(j * kvHeads + map[h]!) * size, (j * kvHeads + map[h]!) * sizeV];
+        const p = Math.exp(scale * dot(q, at, k, atK, size) - lse.data[i * heads + h]!);
+        const ds = scale * p * (dot(g, atV, v, atKV, sizeV) - delta);
+        for (let d = 0; d < sizeV; d++) dv.data[atKV + d]! += p * g.data[atV + d]!;
+        for (let d = 0; d < size; d++) {
+          dq.data[at + d]! += ds * k.data[atK + d]!;
+          dk.data[atK + d]! += ds * q.data[at + d]!;
+        }
+      }
+    }
+  return [dq, dk, dv];
+}
+
+const pairFlops = (ctx: InferContext<Attrs>, perPair: (d: Size, dv: Size) => Size): Size => {
+  const [q, , v] = ctx.types;
+  return productOfSizes([
+    symbolSize(pairsSymbol(ctx.attrs)),
+    q!.dims[1]!.size,
+    perPair(q!.dims[2]!.size, v!.dims[2]!.size),
+  ]);
+};
+
+const operandSamples = [
+  { type: 'f32[S, 4@sp, 3]' },
+  { type: 'f32[S, 2@sp(4), 3]' },
+  { type: 'f32[S, 2@sp(4), 2]' },
+  { type: 'i32[S]', range: [0, 2], integers: true },
+] as const;
+
+export const attention = defineOp('attention', {
+  doc: 'softmax(scale · q kᵀ, masked) v over packed documents; query head h reads K/V head ⌊h·Hkv/H⌋. Results: the output and the log-sum-exp of every row (arXiv 2205.14135).',
+  operands: ['q', 'k', 'v', 'documents'],
+  demands,
+  infer: (ctx) => {
+    const { q, v } = check(ctx);
+    return [
+      tensorType('f32', [q.dims[0]!, q.dims[1]!, v.dims[2]!]),
+      tensorType('f32', [q.dims[0]!, q.dims[1]!]),
+    ];
+  },
+  vjp: ({ cotangents: [g], operands, results, wanted, attrs, build }) => {
+    if (g === undefined) return operands.map(() => undefined);
+    const grads = build('attention_vjp', [...operands, results[0]!, results[1]!, g], attrs);
+    return operands.map((_, i) => (i < 3 && wanted[i] ? grads[i] : undefined));
+  },
+  eval: evaluate,
+  flops: (ctx) => pairFlops(ctx, (d, dv) => mulSizes(2, sumOf(d, dv))),
+  samples: [
+    { operands: operandSamples, attrs: { mask: 'causal', scale: 0.5 } },
+    { operands: operandSamples, attrs: { mask: 'full', scale: 0.7 } },
+    { operands: operandSamples, attrs: { mask: 'window', window: 2, scale: 0.7 } },
+  ],
+});
+
+const sumOf = (a: Size, b: Size): Size => {
+  const [x, y] = [constantOf(a), constantOf(b)];
+  if (x === undefined || y === undefined) throw new TypeMismatch('head sizes must be constant');
+  return productOfSizes([x + y]);
+};
+
+export const attentionVjp = defineOp('attention_vjp', {
+  doc: 'Cotangents (dq, dk, dv) of attention; those of K/V heads that several ranks hold are pending sums.',
+  operands: ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'],
+  demands,
+  infer: (ctx) => {
+    const { q, k, v } = check(ctx);
+    const pending = (t: Type): Type =>
+      tensorType('f32', t.dims, t.dims[1]!.split?.of === undefined ? undefined : 'sp');
+    return [tensorType('f32', q.dims), pending(k), pending(v)];
+  },
+  eval: evaluateVjp,
+  flops: (ctx) => pairFlops(ctx, (d, dv) => productOfSizes([6 * constantOf(d)! + 4 * constantOf(dv)!])),
+  samples: [],
+});

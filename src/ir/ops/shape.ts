@@ -1,0 +1,325 @@
+import type { Attrs } from '../graph.js';
+import { numberAttr, numbersAttr } from '../graph.js';
+import { dimIndex, pendingOf, unifyDims } from '../infer.js';
+import { TypeMismatch, type InferContext } from '../op.js';
+import {
+  constantOf,
+  divideSizes,
+  mulSizes,
+  productOfSizes,
+  sameSize,
+  symbolSize,
+  toSize,
+  type Size,
+  type SizeLike,
+} from '../size.js';
+import { dim, printType, splitOn, tensorType, type Axis, type Dim, type DType, type Type } from '../type.js';
+import { broadcastStrides, defineOp, gatherIndices, shapeAttr, stridesOf, tensor } from './define.js';
+
+const shapeOf = (attrs: Attrs): readonly SizeLike[] => attrs['shape'] as readonly SizeLike[];
+
+export const constant = defineOp('constant', {
+  doc: 'A small literal; big constants are parameters that are not trained.',
+  operands: [],
+  infer: ({ attrs }) => {
+    const shape = numbersAttr(attrs, 'shape');
+    const elements = shape.reduce((product, n) => product * n, 1);
+    if (numbersAttr(attrs, 'data').length !== elements)
+      throw new TypeMismatch('constant data does not fill its shape');
+    return [tensorType(attrs['dtype'] as DType, [...shape])];
+  },
+  vjp: () => [],
+  eval: ({ attrs, shapes }) => [tensor(shapes[0]!, numbersAttr(attrs, 'data'))],
+  samples: [{ operands: [], attrs: { dtype: 'f32', shape: [2], data: [1, 2.5] } }],
+});
+
+/**
+ * Placement across a reshape. Dims are matched in minimal groups of equal product. A split dim must lead
+ * its group; the pieces it is split into keep their number, and the unit absorbs the factors merged into
+ * or split off it.
+ */
+export function reshapeDims(from: readonly Dim[], shape: readonly SizeLike[]): Dim[] {
+  const to = shape.map(toSize);
+  const result: Dim[] = [];
+  let [i, j] = [0, 0];
+  while (i < from.length || j < to.length) {
+    let [left, right] = [from[i]?.size ?? toSize(1), to[j] ?? toSize(1)];
+    const [firstIn, firstOut] = [i, j];
+    i = Math.min(i + 1, from.length);
+    j = Math.min(j + 1, to.length);
+    while (!sameSize(left, right)) {
+      const grow =
+        divideSizes(right, left) !== undefined && i < from.length
+          ? 'in'
+          : j < to.length && divideSizes(left, right) !== undefined
+            ? 'out'
+            : i < from.length
+              ? 'in'
+              : j < to.length
+                ? 'out'
+                : undefined;
+      if (grow === undefined)
+        throw new TypeMismatch(
+          `cannot reshape [${from.map((d) => d.size.key).join(', ')}] to [${to.map((s) => s.key).join(', ')}]`,
+        );
+      if (grow === 'in') left = mulSizes(left, from[i++]!.size);
+      else right = mulSizes(right, to[j++]!);
+    }
+    result.push(...placeGroup(from.slice(firstIn, i), to.slice(firstOut, j)));
+  }
+  return result;
+}
+
+function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
+  const at = from.findIndex((d) => d.split !== undefined);
+  if (at < 0) return to.map((size) => dim(size));
+  const leading = from.slice(0, at);
+  const rest = from.slice(at + 1);
+  const { split, size } = from[at]!;
+  if (leading.some((d) => constantOf(d.size) !== 1) || rest.some((d) => d.split !== undefined))
+    throw new TypeMismatch('a split dim can be merged only as the leading factor');
+  const pieceElements = mulSizes(productOfSizes(rest.map((d) => d.size)), split!.unit);
+  const target = to.findIndex((s) => constantOf(s) !== 1);
+  const chosen = target < 0 ? 0 : target;
+  const inner = productOfSizes(to.slice(chosen + 1));
+  const unit = divideSizes(pieceElements, inner);
+  const constantUnit = unit && constantOf(unit);
+  if (
+    constantUnit === undefined ||
+    constantUnit < 1 ||
+    !sameSize(mulSizes(divideSizes(size, split!.unit) ?? 0, constantUnit), to[chosen] ?? 1)
+  )
+    throw new TypeMismatch(
+      `pieces of a dim split over ${split!.axis} would straddle the new dims [${to.map((s) => s.key).join(', ')}]`,
+    );
+  return to.map((s, k) =>
+    k === chosen
+      ? dim(
+          s,
+          splitOn(
+            split!.axis,
+            split!.of === undefined ? { unit: constantUnit } : { unit: constantUnit, of: split!.of },
+          ),
+        )
+      : dim(s),
+  );
+}
+
+export const reshape = defineOp('reshape', {
+  doc: 'The same elements in row-major order under another shape (global sizes).',
+  operands: ['x'],
+  infer: ({ types: [x], attrs }) => [tensorType(x!.dtype, reshapeDims(x!.dims, shapeOf(attrs)), x!.pending)],
+  vjp: ({ cotangents: [g], operands: [x], build }) => [
+    g && build.one('reshape', [g], { shape: shapeAttr(x!.type) }),
+  ],
+  eval: ({ inputs, shapes }) => [{ shape: shapes[0]!, data: inputs[0]!.data }],
+  samples: [
+    { operands: [{ type: 'f32[S@sp, 4, 3]' }], attrs: { shape: [symbolSize('S'), 12] } },
+    { operands: [{ type: 'f32[6, 2]' }], attrs: { shape: [4, 3] } },
+    { operands: [{ type: 'f32[1, 8@sp, 3]' }], attrs: { shape: [24] } },
+    { operands: [{ type: 'f32[24@sp/6]' }], attrs: { shape: [4, 2, 3] } },
+  ],
+});
+
+export const transpose = defineOp('transpose', {
+  doc: 'Permutes dims: result dim i is operand dim perm[i].',
+  operands: ['x'],
+  infer: ({ types: [x], attrs }) => {
+    const perm = numbersAttr(attrs, 'perm');
+    if (perm.length !== x!.dims.length || new Set(perm).size !== perm.length)
+      throw new TypeMismatch(`perm [${perm.join(', ')}] does not permute ${printType(x!)}`);
+    return [
+      tensorType(
+        x!.dtype,
+        perm.map((p) => x!.dims[dimIndex(p, perm.length)]!),
+        x!.pending,
+      ),
+    ];
+  },
+  vjp: ({ cotangents: [g], attrs, build }) => {
+    const perm = numbersAttr(attrs, 'perm');
+    return [g && build.one('transpose', [g], { perm: perm.map((_, i) => perm.indexOf(i)) })];
+  },
+  eval: ({ inputs: [x], attrs, shapes }) => {
+    const strides = stridesOf(x!.shape);
+    const indices = gatherIndices(
+      shapes[0]!,
+      numbersAttr(attrs, 'perm').map((p) => strides[p]!),
+    );
+    return [{ shape: shapes[0]!, data: Float64Array.from(indices, (i) => x!.data[i]!) }];
+  },
+  samples: [
+    { operands: [{ type: 'f32[S@sp, 4]' }], attrs: { perm: [1, 0] } },
+    { operands: [{ type: 'f32[2, S@sp, 3]' }], attrs: { perm: [1, 2, 0] } },
+  ],
+});
+
+const wholeDim = (type: Type, at: number, op: string): Dim => {
+  const d = type.dims[at]!;
+  if (d.split !== undefined)
+    throw new TypeMismatch(`${op} along a dim split over ${d.split.axis}: it must be whole`);
+  return d;
+};
+
+export const slice = defineOp('slice', {
+  doc: 'Elements start, start + step, … below end of one dim of constant size.',
+  operands: ['x'],
+  infer: ({ types: [x], attrs }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), x!.dims.length);
+    const size = constantOf(wholeDim(x!, at, 'slice').size);
+    const [start, end, step] = [
+      numberAttr(attrs, 'start'),
+      numberAttr(attrs, 'end'),
+      numberAttr(attrs, 'step'),
+    ];
+    if (size === undefined || start < 0 || end > size || start > end || step < 1)
+      throw new TypeMismatch(`slice ${start}:${end}:${step} of dim ${at} of ${printType(x!)}`);
+    return [
+      tensorType(
+        x!.dtype,
+        x!.dims.map((d, i) => (i === at ? dim(Math.ceil((end - start) / step)) : d)),
+        x!.pending,
+      ),
+    ];
+  },
+  vjp: ({ cotangents: [g], operands: [x], attrs, build }) => [
+    g &&
+      build.one('unslice', [g], {
+        ...attrs,
+        size: constantOf(x!.type.dims[dimIndex(numberAttr(attrs, 'dim'), x!.type.dims.length)]!.size)!,
+      }),
+  ],
+  eval: ({ inputs: [x], attrs, shapes }) => [
+    {
+      shape: shapes[0]!,
+      data: Float64Array.from(sliceIndices(x!.shape, shapes[0]!, attrs), (i) => x!.data[i]!),
+    },
+  ],
+  samples: [
+    { operands: [{ type: 'f32[S@sp, 6]' }], attrs: { dim: 1, start: 1, end: 6, step: 2 } },
+    { operands: [{ type: 'f32[5, S@sp]' }], attrs: { dim: 0, start: 0, end: 3, step: 1 } },
+  ],
+});
+
+function sliceIndices(whole: readonly number[], part: readonly number[], attrs: Attrs): Int32Array {
+  const at = dimIndex(numberAttr(attrs, 'dim'), whole.length);
+  const strides = stridesOf(whole);
+  const offset = numberAttr(attrs, 'start') * strides[at]!;
+  const step = numberAttr(attrs, 'step');
+  return gatherIndices(
+    part,
+    strides.map((s, i) => (i === at ? s * step : s)),
+  ).map((i) => i + offset);
+}
+
+export const unslice = defineOp('unslice', {
+  doc: 'The adjoint of slice: its operand at start, start + step, …, zeros elsewhere, in a dim of `size`.',
+  operands: ['x'],
+  infer: ({ types: [x], attrs }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), x!.dims.length);
+    wholeDim(x!, at, 'unslice');
+    return [
+      tensorType(
+        x!.dtype,
+        x!.dims.map((d, i) => (i === at ? dim(numberAttr(attrs, 'size')) : d)),
+        x!.pending,
+      ),
+    ];
+  },
+  vjp: ({ cotangents: [g], attrs, build }) => {
+    const { dim, start, end, step } = attrs;
+    return [g && build.one('slice', [g], { dim, start, end, step })];
+  },
+  eval: ({ inputs: [x], attrs, shapes }) => {
+    const out = tensor(shapes[0]!);
+    sliceIndices(shapes[0]!, x!.shape, attrs).forEach((target, i) => (out.data[target] = x!.data[i]!));
+    return [out];
+  },
+  samples: [{ operands: [{ type: 'f32[S@sp, 3]' }], attrs: { dim: 1, start: 1, end: 6, step: 2, size: 6 } }],
+});
+
+export const concat = defineOp('concat', {
+  doc: 'Concatenation along a whole dim.',
+  operands: ['...xs'],
+  infer: ({ types, attrs }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), types[0]!.dims.length);
+    types.forEach((t) => wholeDim(t, at, 'concat'));
+    const total = types.reduce<Size>((sum, t) => addTo(sum, t.dims[at]!.size), toSize(0));
+    const dims = types[0]!.dims.map((_, i) =>
+      i === at ? dim(total) : types.map((t) => t.dims[i] ?? mismatch(types)).reduce(unifyDims),
+    );
+    return [tensorType(types[0]!.dtype, dims, pendingOf(types, 'joint'))];
+  },
+  vjp: ({ cotangents: [g], operands, attrs, wanted, build }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), operands[0]!.type.dims.length);
+    let start = 0;
+    return operands.map((x, i) => {
+      const size = constantOf(x.type.dims[at]!.size)!;
+      const bounds = { dim: at, start, end: start + size, step: 1 };
+      start += size;
+      return g !== undefined && wanted[i] ? build.one('slice', [g], bounds) : undefined;
+    });
+  },
+  eval: ({ inputs, attrs, shapes }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), shapes[0]!.length);
+    const out = tensor(shapes[0]!);
+    let start = 0;
+    for (const x of inputs) {
+      const part = { dim: at, start, step: 1 };
+      sliceIndices(shapes[0]!, x.shape, part).forEach((target, i) => (out.data[target] = x.data[i]!));
+      start += x.shape[at]!;
+    }
+    return [out];
+  },
+  samples: [{ operands: [{ type: 'f32[S@sp, 3]' }, { type: 'f32[S@sp, 2]' }], attrs: { dim: 1 } }],
+});
+
+const addTo = (a: Size, b: Size): Size => {
+  const [x, y] = [constantOf(a), constantOf(b)];
+  if (x === undefined || y === undefined)
+    throw new TypeMismatch('concat along a dim whose size is not constant');
+  return toSize(x + y);
+};
+
+const mismatch = (types: readonly Type[]): never => {
+  throw new TypeMismatch(`operands of concat differ: ${types.map(printType).join(', ')}`);
+};
+
+/** The type a `broadcast` asks for; `axes` places its dims ('' for whole). */
+function broadcastTarget({ types: [x], attrs }: InferContext<Attrs>): Dim[] {
+  const axes = attrs['axes'] as readonly string[];
+  return shapeOf(attrs).map((size, i) => {
+    const own = x!.dims[i - shapeOf(attrs).length + x!.dims.length];
+    if (own !== undefined && sameSize(own.size, size)) return own;
+    if (own !== undefined && constantOf(own.size) !== 1)
+      throw new TypeMismatch(
+        `cannot broadcast ${printType(x!)} to [${shapeOf(attrs)
+          .map((s) => toSize(s).key)
+          .join(', ')}]`,
+      );
+    return dim(size, axes[i] === '' || axes[i] === undefined ? undefined : splitOn(axes[i] as Axis));
+  });
+}
+
+export const broadcast = defineOp('broadcast', {
+  doc: 'Repeats dims of size 1 (and missing leading dims) up to `shape`; `axes` places the new dims.',
+  operands: ['x'],
+  infer: (ctx) => [tensorType(ctx.types[0]!.dtype, broadcastTarget(ctx), ctx.types[0]!.pending)],
+  vjp: ({ cotangents: [g], operands: [x], results: [y], build }) => {
+    if (g === undefined) return [undefined];
+    const extra = y!.type.dims.length - x!.type.dims.length;
+    const dims = y!.type.dims.flatMap((d, i) =>
+      i < extra || !sameSize(d.size, x!.type.dims[i - extra]!.size) ? [i] : [],
+    );
+    const summed = dims.length === 0 ? g : build.one('reduce_sum', [g], { dims, keep: true });
+    return [extra === 0 ? summed : build.one('reshape', [summed], { shape: shapeAttr(x!.type) })];
+  },
+  eval: ({ inputs: [x], shapes }) => {
+    const indices = gatherIndices(shapes[0]!, broadcastStrides(x!.shape, shapes[0]!));
+    return [{ shape: shapes[0]!, data: Float64Array.from(indices, (i) => x!.data[i]!) }];
+  },
+  samples: [
+    { operands: [{ type: 'f32[2, 1]' }], attrs: { shape: [2, 3], axes: [] } },
+    { operands: [{ type: 'f32[S@sp, 1, 4]' }], attrs: { shape: [symbolSize('S'), 3, 4], axes: [] } },
+  ],
+});
