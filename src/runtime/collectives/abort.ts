@@ -48,10 +48,17 @@ export function raiseAbort(mesh: MeshView, abort: Abort): void {
   }
   // A rank may have died while it held the claim: the main thread publishes over it, without a text.
   Atomics.compareExchange(words, abortWord, claimed, codes[abort.code] | ((abort.rank + 1) << 8));
+  Atomics.notify(words, abortWord);
   for (let rank = 0; rank < mesh.world; rank++) {
     const waitsAt = Atomics.load(words, rankWord(mesh, rank, 'waitWord'));
     if (waitsAt >= 0) Atomics.notify(words, waitsAt);
   }
+}
+
+/** Waits for a text that another rank is writing. */
+export function awaitAbort(mesh: MeshView, timeoutMs: number): void {
+  if (Atomics.load(mesh.words, abortWord) === claimed)
+    Atomics.wait(mesh.words, abortWord, claimed, timeoutMs);
 }
 
 export function readAbort(mesh: MeshView): Abort | undefined {

@@ -1,4 +1,4 @@
-import { MismatchError, raiseAbort, throwIfAborted } from './abort.js';
+import { awaitAbort, MismatchError, raiseAbort, throwIfAborted } from './abort.js';
 import { describeOperation, operationBase, rankWord, readOperation, type MeshView } from './mesh.js';
 
 /**
@@ -111,9 +111,11 @@ function refuseIdle(mesh: MeshView, rank: number, idle: number): void {
   );
 }
 
-/** Ends the run because ranks disagree. */
+/** Ends the run because ranks disagree. When several find out at once, all throw what the first one found. */
 export function refuse(mesh: MeshView, rank: number, text: string): never {
   raiseAbort(mesh, { code: 'mismatch', rank, text });
+  awaitAbort(mesh, tickMs);
+  throwIfAborted(mesh);
   throw new MismatchError(text);
 }
 
