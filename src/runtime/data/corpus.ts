@@ -112,18 +112,19 @@ export function limitLength(corpus: Corpus, policy: LongPolicy, maximumTokens: n
   const columns = columnsByCorpus.get(corpus);
   invariant(columns !== undefined, 'the corpus was not made by a builder');
   const rows: Row[] = [];
+  let cut = false;
   for (let index = 0; index < corpus.count; index++) {
     const row = rowAt(columns, index);
+    cut ||= row.length > maximumTokens;
     if (row.length <= maximumTokens) rows.push(row);
     else if (policy === 'truncate') rows.push({ ...row, length: maximumTokens });
     else if (policy === 'split') rows.push(...split(row, maximumTokens));
     else throw tooLong(corpus.document(index), maximumTokens);
   }
-  // Lengths are part of what a resumed run must see again.
-  const fingerprint = createHash('sha256').update(corpus.fingerprint);
-  for (const { length } of rows) fingerprint.update(`,${length}`);
-  const limited = columnsOf(columns.slabs, columns.files, rows);
-  return corpusOf(limited, rows.length === corpus.count ? corpus.fingerprint : fingerprint.digest('hex'));
+  if (!cut) return corpus;
+  // Where documents were cut is part of what a resumed run must see again.
+  const fingerprint = createHash('sha256').update(`${corpus.fingerprint} ${policy} ${maximumTokens}`);
+  return corpusOf(columnsOf(columns.slabs, columns.files, rows), fingerprint.digest('hex'));
 }
 
 function tooLong(document: Document, maximumTokens: number): UserError {

@@ -18,8 +18,12 @@ export function createRandom(...seed: readonly number[]): () => number {
     next(word | 0);
     next(Math.floor(word / 2 ** 32) | 0);
   }
-  // The counter and three mixed words are never all zero, the one state the generator cannot leave.
-  let [a, b, c, d] = [next(1), next(2), next(3), 0x9e3779b9];
+  // The last word is fixed: all zero is the one state that the generator cannot leave.
+  return xoshiro128(next(1), next(2), next(3), 0x9e3779b9);
+}
+
+/** The generator itself, from a state that is not all zero. */
+export function xoshiro128(a: number, b: number, c: number, d: number): () => number {
   return () => {
     const result = Math.imul(rotate(Math.imul(b, 5), 7), 9) >>> 0;
     const t = b << 9;

@@ -1,6 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { z } from 'zod';
 import { UserError } from '../../errors.js';
 import { explainReadError } from '../fs-errors.js';
 
@@ -27,17 +28,35 @@ export async function loadTokenizer(spec: string): Promise<Tokenizer> {
   const file = (await isDirectory(spec)) ? path.join(spec, 'tokenizer.json') : spec;
   const definition = await readJson(file);
   const config = (await readJson(path.join(path.dirname(file), 'tokenizer_config.json'), 'optional')) ?? {};
-  try {
-    // The library throws plain errors about missing parts, and TypeErrors about malformed ones.
-    return huggingFace(file, new HuggingFaceTokenizer(definition as object, config));
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new UserError(
-      `${file} is no tokenizer that ithaca can use: ${reason}`,
-      "expected the tokenizer.json of a Hugging Face 'fast' tokenizer, or --tokenizer bytes",
-      { cause: error },
-    );
+  const parsed = definitionSchema.safeParse(definition);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw unusable(file, `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'invalid'}`);
   }
+  // The library reads WordLevel's unknown token from the configuration only.
+  const { unk_token } = parsed.data.model;
+  const unknown = typeof unk_token === 'string' ? { unk_token } : {};
+  try {
+    // It throws plain errors about missing parts, and TypeErrors about malformed ones.
+    return huggingFace(file, new HuggingFaceTokenizer(definition as object, { ...unknown, ...config }));
+  } catch (error) {
+    throw unusable(file, error instanceof Error ? error.message : String(error), error);
+  }
+}
+
+const definitionSchema = z.object({
+  model: z.object({
+    type: z.enum(['BPE', 'WordPiece', 'WordLevel', 'Unigram']).optional(),
+    unk_token: z.string().nullish(),
+  }),
+});
+
+function unusable(file: string, reason: string, cause?: unknown): UserError {
+  return new UserError(
+    `${file} is no tokenizer that ithaca can use: ${reason.replace(/\s+/g, ' ')}`,
+    "expected the tokenizer.json of a Hugging Face 'fast' tokenizer, or --tokenizer bytes",
+    { cause },
+  );
 }
 
 interface Encoding {
@@ -50,8 +69,8 @@ function huggingFace(name: string, tokenizer: HuggingFaceTokenizer): Tokenizer {
   return {
     name,
     encode(text) {
-      // The library's own declaration does not resolve under nodenext. Ids are
-      // undefined for what is outside the vocabulary of a tokenizer without a token for the unknown.
+      // Annotated: the library's own declaration does not resolve under nodenext. An id is undefined for a word
+      // outside a vocabulary that has no unknown token (BPE drops such bytes instead, as the Rust library does).
       const { ids, tokens }: Encoding = tokenizer.encode(decodeText(decoder, text));
       const unknown = ids.findIndex((id) => !Number.isInteger(id));
       if (unknown >= 0) {

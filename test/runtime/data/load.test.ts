@@ -1,0 +1,282 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { UserError } from '../../../src/errors.js';
+import type { Corpus } from '../../../src/runtime/data/document.js';
+import { loadCorpus, type LoadOptions } from '../../../src/runtime/data/load.js';
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(path.join(tmpdir(), 'ithaca-data-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function write(name: string, content: string | Uint8Array): string {
+  mkdirSync(path.dirname(path.join(folder, name)), { recursive: true });
+  writeFileSync(path.join(folder, name), content);
+  return name;
+}
+
+const load = (patterns: string | string[], options: Partial<LoadOptions> = {}) =>
+  loadCorpus([patterns].flat(), { vocabulary: 256, cwd: folder, ...options });
+
+const contents = (corpus: Corpus) =>
+  Array.from({ length: corpus.count }, (_, index) => {
+    const { ids, labels } = corpus.document(index);
+    return { ids: [...ids], labels: [...labels] };
+  });
+
+async function refusal(patterns: string | string[], options: Partial<LoadOptions> = {}): Promise<string> {
+  const error = await load(patterns, options).then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(UserError);
+  const { message, hint } = error as UserError;
+  expect(message).not.toContain('\n');
+  expect(hint).toBeTruthy();
+  return message;
+}
+
+describe('JSONL', () => {
+  test('labels are shifted within each document', async () => {
+    write(
+      'batch.jsonl',
+      '{"input_ids": [5, 6, 7]}\n\n{"input_ids": [8, 9], "labels": [-100, 4]}\r\n{"labels": [3], "input_ids": [1]}',
+    );
+    const corpus = await load('batch.jsonl');
+    expect(contents(corpus)).toEqual([
+      { ids: [5, 6, 7], labels: [6, 7, -100] },
+      { ids: [8, 9], labels: [4, -100] },
+      { ids: [1], labels: [-100] },
+    ]);
+    expect(corpus.tokens).toBe(6);
+    expect([0, 1, 2].map((index) => corpus.length(index))).toEqual([3, 2, 1]);
+    expect(corpus.document(1).origin).toMatch(/batch\.jsonl:3$/);
+  });
+
+  test('lines across read chunks, documents larger than a slab', async () => {
+    const long = Array.from({ length: 1_500_000 }, (_, index) => index % 251);
+    const lines = Array.from({ length: 200 }, (_, index) => ({ input_ids: [index, index + 1] }));
+    write('long.jsonl', [{ input_ids: long }, ...lines].map((line) => JSON.stringify(line)).join('\n'));
+    const corpus = await load('long.jsonl');
+    expect(corpus.count).toBe(201);
+    const { ids, labels } = corpus.document(0);
+    expect(ids.every((id, index) => id === long[index])).toBe(true);
+    expect(labels.subarray(0, -1).every((label, index) => label === long[index + 1])).toBe(true);
+    expect(labels.at(-1)).toBe(-100);
+    expect([...corpus.document(200).ids]).toEqual([199, 200]);
+  });
+
+  test('text lines need a tokenizer', async () => {
+    write('text.jsonl', '{"text": "aé"}\n{"input_ids": [1, 2], "text": "unused"}\n');
+    expect(await refusal('text.jsonl')).toMatch(/text\.jsonl:1 is text, and no tokenizer/);
+    expect(contents(await load('text.jsonl', { tokenizer: 'bytes' }))).toEqual([
+      { ids: [97, 0xc3, 0xa9], labels: [0xc3, 0xa9, -100] },
+      { ids: [1, 2], labels: [2, -100] },
+    ]);
+  });
+
+  test.each([
+    ['{"input_ids": [1, 2', /bad\.jsonl:2: not JSON/],
+    ['[1, 2]', /bad\.jsonl:2: not a JSON object/],
+    ['{"ids": [1]}', /bad\.jsonl:2: neither/],
+    ['{"input_ids": 7}', /bad\.jsonl:2: input_ids is no list/],
+    ['{"input_ids": []}', /bad\.jsonl:2: input_ids is empty/],
+    ['{"input_ids": [1, "2"]}', /bad\.jsonl:2: input_ids\[1\] is "2", expected an integer/],
+    ['{"input_ids": [1, 2.5]}', /input_ids\[1\] is 2\.5/],
+    ['{"input_ids": [1, null]}', /input_ids\[1\] is null/],
+    ['{"input_ids": [1, 256]}', /input_ids\[1\] is 256, outside the model's vocabulary of 256 \(0 to 255\)/],
+    ['{"input_ids": [-1]}', /input_ids\[0\] is -1, outside/],
+    ['{"input_ids": [-100]}', /input_ids\[0\] is -100, outside/],
+    ['{"input_ids": [4294967297]}', /outside/],
+    ['{"input_ids": [1, 2], "labels": [1]}', /bad\.jsonl:2: 1 labels for 2 input_ids/],
+    ['{"input_ids": [1], "labels": [256]}', /labels\[0\] is 256, outside .*or -100/],
+    ['{"input_ids": [1], "labels": [-1]}', /labels\[0\] is -1/],
+    ['{"input_ids": [1], "labels": null}', /labels is no list/],
+    ['{"input_ids": [1, 2], "attention_mask": [1, 0]}', /attention_mask hides tokens/],
+    ['{"text": ""}', /"text" is empty/],
+    ['{"text": 3}', /"text" is no string/],
+    ['{"text": "a", "labels": [1]}', /labels without input_ids/],
+    ['{"__proto__": {"input_ids": [1]}}', /neither/],
+  ])('%s', async (line, message) => {
+    write('bad.jsonl', `{"input_ids": [1], "attention_mask": [1]}\n${line}\n`);
+    expect(await refusal('bad.jsonl', { tokenizer: 'bytes' })).toMatch(message);
+  });
+
+  test('bytes that are not UTF-8', async () => {
+    write('latin.jsonl', Buffer.from('{"text": "caf\xe9"}', 'latin1'));
+    expect(await refusal('latin.jsonl', { tokenizer: 'bytes' })).toMatch(/latin\.jsonl:1: not UTF-8/);
+  });
+});
+
+describe('files', () => {
+  test('globs, in order of their paths, each once', async () => {
+    write('docs/b.md', 'b');
+    write('docs/a/z.md', 'z');
+    write('docs/[x].md', 'x');
+    const corpus = await load(['docs/**/*.md', 'docs/b.md', 'docs/[x].md'], { tokenizer: 'bytes' });
+    expect(contents(corpus).map(({ ids }) => String.fromCharCode(...ids))).toEqual(['x', 'z', 'b']);
+    expect(corpus.document(2).origin).toMatch(/docs\/b\.md$/);
+    expect(contents(await load('docs/[x].md', { tokenizer: 'bytes' }))).toHaveLength(1);
+  });
+
+  test('the fingerprint follows content, labels and cuts', async () => {
+    write('f/1.jsonl', '{"input_ids": [1, 2, 3]}');
+    write('f/2.jsonl', '{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}');
+    write('f/3.jsonl', '{"input_ids": [1, 2, 3], "labels": [1, -100, 3]}');
+    write('f/4.jsonl', '{"input_ids": [1, 2]}\n{"input_ids": [3]}');
+    const prints = await Promise.all([1, 2, 3, 4].map(async (n) => (await load(`f/${n}.jsonl`)).fingerprint));
+    const long = { policy: 'truncate', maximumTokens: 2 } as const;
+    prints.push((await load('f/1.jsonl', { long })).fingerprint);
+    expect(prints[0]).toBe(prints[1]);
+    expect(new Set(prints).size).toBe(4);
+  });
+
+  test('nothing matches, a folder, an empty file, a file without documents', async () => {
+    write('empty.txt', '');
+    write('blank.jsonl', '\n  \n');
+    write('ok.txt', 'ok');
+    expect(await refusal('nothing/*.md', { tokenizer: 'bytes' })).toMatch(/no file matches nothing\/\*\.md/);
+    expect(await refusal(folder, { tokenizer: 'bytes' })).toMatch(/is a folder/);
+    expect(await refusal(['ok.txt', 'empty.txt'], { tokenizer: 'bytes' })).toMatch(/empty\.txt is empty/);
+    expect(await refusal('blank.jsonl')).toMatch(/blank\.jsonl holds no document/);
+    expect(await refusal('ok.txt')).toMatch(/ok\.txt is text, and no tokenizer/);
+  });
+
+  test('a byte outside a small vocabulary', async () => {
+    write('ascii.txt', 'ab\x7f');
+    write('high.txt', 'aé');
+    expect((await load('ascii.txt', { tokenizer: 'bytes', vocabulary: 128 })).tokens).toBe(3);
+    expect(await refusal('high.txt', { tokenizer: 'bytes', vocabulary: 128 })).toMatch(
+      /byte\[1\] is 195, outside/,
+    );
+  });
+});
+
+describe('a Hugging Face tokenizer', () => {
+  /** Byte-level BPE with two merges and a beginning-of-text token, in the form the Rust library writes. */
+  const tokenizer = {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: [
+      {
+        id: 7,
+        content: '<s>',
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      },
+    ],
+    normalizer: null,
+    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+    post_processor: {
+      type: 'TemplateProcessing',
+      single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
+      pair: [{ Sequence: { id: 'A', type_id: 0 } }, { Sequence: { id: 'B', type_id: 1 } }],
+      special_tokens: { '<s>': { id: '<s>', ids: [7], tokens: ['<s>'] } },
+    },
+    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab: { a: 0, b: 1, c: 2, Ġ: 3, ab: 4, abc: 5, Ġab: 6 },
+      merges: ['a b', 'ab c', 'Ġ ab'],
+    },
+  };
+
+  test('encodes as the Rust library, from the file or its folder', async () => {
+    const file = path.join(folder, write('tok/tokenizer.json', JSON.stringify(tokenizer)));
+    write('text.txt', 'abc ab cab');
+    const expected = [{ ids: [7, 5, 6, 3, 2, 4], labels: [5, 6, 3, 2, 4, -100] }];
+    for (const spec of [file, path.dirname(file)]) {
+      expect(contents(await load('text.txt', { tokenizer: spec }))).toEqual(expected);
+    }
+    expect(await refusal('text.txt', { tokenizer: file, vocabulary: 7 })).toMatch(/token\[0\] is 7, outside/);
+  });
+
+  test('a word it does not know is its unknown token, or an error', async () => {
+    const words = (unk_token?: string) => ({
+      ...tokenizer,
+      pre_tokenizer: { type: 'Whitespace' },
+      post_processor: null,
+      model: { type: 'WordLevel', vocab: { '[?]': 0, hello: 1 }, unk_token },
+    });
+    const strict = path.join(folder, write('strict/tokenizer.json', JSON.stringify(words())));
+    const lenient = path.join(folder, write('lenient/tokenizer.json', JSON.stringify(words('[?]'))));
+    write('unknown.txt', 'hello world');
+    expect(contents(await load('unknown.txt', { tokenizer: lenient }))[0]?.ids).toEqual([1, 0]);
+    const message = await refusal('unknown.txt', { tokenizer: strict });
+    expect(message).toMatch(/unknown\.txt: tokenizer .* does not know "world"/);
+    write('latin.txt', Buffer.from([0x61, 0xe9]));
+    expect(await refusal('latin.txt', { tokenizer: lenient })).toMatch(/latin\.txt: not UTF-8/);
+  });
+
+  test('tokenizer_config.json beside it is read', async () => {
+    const file = path.join(folder, write('config/tokenizer.json', JSON.stringify(tokenizer)));
+    write('config/tokenizer_config.json', '{"bos_token": ');
+    write('text.txt', 'abc');
+    expect(await refusal('text.txt', { tokenizer: file })).toMatch(/tokenizer_config\.json is not JSON/);
+    write('config/tokenizer_config.json', '{"bos_token": "<s>"}');
+    expect((await load('text.txt', { tokenizer: file })).tokens).toBe(2);
+  });
+
+  test.each([
+    ['missing', undefined, /missing\.json does not exist/],
+    ['not JSON', '{"model"', /is not JSON/],
+    ['no object', '7', /is not a JSON object/],
+    ['no tokenizer', '{"version": "1.0"}', /is no tokenizer that ithaca can use/],
+    [
+      'no known model',
+      JSON.stringify({ ...tokenizer, model: { type: 'Magic', vocab: 3 } }),
+      /is no tokenizer/,
+    ],
+  ])('%s', async (_, content, message) => {
+    write('any.txt', 'a');
+    const name = content === undefined ? 'missing.json' : write('broken.json', content);
+    expect(await refusal('any.txt', { tokenizer: path.join(folder, name) })).toMatch(message);
+  });
+});
+
+describe('--long', () => {
+  const ids = [10, 11, 12, 13, 14, 15, 16];
+  const limited = async (policy: 'error' | 'split' | 'truncate', maximumTokens: number) => {
+    write('long7.jsonl', `{"input_ids": [1, 2]}\n{"input_ids": [${ids.join()}]}\n`);
+    return load('long7.jsonl', { long: { policy, maximumTokens } });
+  };
+
+  test('error names the document, its length and the limit', async () => {
+    await expect(limited('error', 6)).rejects.toThrow(
+      /long7\.jsonl:2: the document has 7 tokens, the limit is 6$/,
+    );
+    expect((await limited('error', 7)).count).toBe(2);
+  });
+
+  test('split loses neither token nor label', async () => {
+    const corpus = await limited('split', 3);
+    expect(contents(corpus)).toEqual([
+      { ids: [1, 2], labels: [2, -100] },
+      { ids: [10, 11], labels: [11, 12] },
+      { ids: [12, 13], labels: [13, 14] },
+      { ids: [14, 15, 16], labels: [15, 16, -100] },
+    ]);
+    expect(corpus.document(3).origin).toMatch(/long7\.jsonl:2 \(chunk 3\)$/);
+    expect(contents(await limited('split', 1))).toHaveLength(9);
+  });
+
+  test('truncate keeps the true label of the last token kept', async () => {
+    expect(contents(await limited('truncate', 3))).toEqual([
+      { ids: [1, 2], labels: [2, -100] },
+      { ids: [10, 11, 12], labels: [11, 12, 13] },
+    ]);
+  });
+});
