@@ -135,12 +135,12 @@ export const softmax = defineOp('softmax', {
       stridesOf(shape),
     );
     for (const start of rows) {
-      const at_ = (i: number): number => x!.data[start + i * stride]!;
+      const valueAt = (i: number): number => x!.data[start + i * stride]!;
       let max = -Infinity;
-      for (let i = 0; i < shape[at]!; i++) max = Math.max(max, at_(i));
+      for (let i = 0; i < shape[at]!; i++) max = Math.max(max, valueAt(i));
       let sum = 0;
-      for (let i = 0; i < shape[at]!; i++) sum += Math.exp(at_(i) - max);
-      for (let i = 0; i < shape[at]!; i++) out.data[start + i * stride] = Math.exp(at_(i) - max) / sum;
+      for (let i = 0; i < shape[at]!; i++) sum += Math.exp(valueAt(i) - max);
+      for (let i = 0; i < shape[at]!; i++) out.data[start + i * stride] = Math.exp(valueAt(i) - max) / sum;
     }
     return [out];
   },

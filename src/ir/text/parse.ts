@@ -154,7 +154,7 @@ function readNode(r: Reader, values: Map<string, Value>, depth: number): Node {
   const op = r.take(/[a-z_]\w*/, 'an op');
   if (!isOpName(op) || op === 'input') r.fail(`there is no op '${op}'`);
   const operands: Value[] = [];
-  while (/^%/.test(r.match(/(?=%)/) === undefined ? '' : '%')) {
+  while (r.match(/(?=%)/) !== undefined) {
     operands.push(readValue(r, values));
     if (!r.is(',')) break;
   }

@@ -1,0 +1,63 @@
+import { z } from 'zod';
+
+const text = z.string().max(65_536);
+const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** Where the initial value of a parameter is. Offsets are bytes into the named file. */
+const weightLocation = z.discriminatedUnion('kind', [
+  /** Inside `model/model.onnx` of the package, a copy of the source. */
+  z.strictObject({ kind: z.literal('model'), offset: count, bytes: count, dtype: text }),
+  /** In the source model's own external data, outside the package; absolute, and checked by size. */
+  z.strictObject({ kind: z.literal('external'), file: text, offset: count, bytes: count, dtype: text }),
+  /** In `weights/weights.safetensors` of the package, under the parameter's name. */
+  z.strictObject({ kind: z.literal('safetensors') }),
+  /** Not available: compiled with --no-weights. */
+  z.strictObject({ kind: z.literal('absent') }),
+]);
+
+const parameter = z.strictObject({
+  /** ONNX initialiser. */
+  name: text,
+  shape: z.array(count).max(16),
+  trainable: z.boolean(),
+  /** Why it is (not) trained. */
+  reason: text,
+  torchName: text.optional(),
+  torchLayout: z.enum(['same', 'transposed']).optional(),
+  /** Another parameter that holds the same weight (perhaps transposed): gradients are summed, updates shared. */
+  tiedTo: z.strictObject({ name: text, transposed: z.boolean() }).optional(),
+  weight: weightLocation,
+});
+
+export const manifestSchema = z.strictObject({
+  format: z.literal('ithaca-package'),
+  version: z.literal(1),
+  ithaca: text,
+  name: text,
+  source: z.strictObject({ file: text, sha256, bytes: count }),
+  vocabulary: count,
+  /** Degrees above this are refused: the fewest query heads of an attention. */
+  maxDegree: count,
+  /** Longest document the model is known to be right for; absent: any length. */
+  maxDocument: z.strictObject({ tokens: count, reason: text }).optional(),
+  parameters: z.array(parameter),
+  passes: z.array(z.strictObject({ name: text, options: z.record(z.string(), z.unknown()), ms: z.number() })),
+  optimizer: z.strictObject({
+    beta1: z.number(),
+    beta2: z.number(),
+    eps: z.number(),
+    weightDecay: z.number(),
+    clipNorm: z.number().nonnegative(),
+    zeroStage: z.union([z.literal(0), z.literal(1)]),
+  }),
+  /** What was recognised, by kind, and remarks for the user. */
+  recognized: z.record(z.string(), count),
+  notes: z.array(text),
+  programs: z.array(z.enum(['train', 'eval', 'update'])),
+  files: z.array(z.strictObject({ path: text, bytes: count, sha256 })),
+});
+
+export type Manifest = z.infer<typeof manifestSchema>;
+export type ParameterEntry = Manifest['parameters'][number];
+export type WeightLocation = ParameterEntry['weight'];
