@@ -9,9 +9,9 @@ import {
   removeDirectoryAtomic,
   writeDirectoryAtomic,
   type FileDigest,
-} from './atomic.js';
-import { explainReadError, explainWriteError, statIfPresent } from './fs-errors.js';
-import { SafetensorsReader, writeSafetensors } from './safetensors.js';
+} from '../files/atomic.js';
+import { explainReadError, explainWriteError, statIfPresent } from '../files/fs-errors.js';
+import { SafetensorsReader, writeSafetensors } from '../files/safetensors.js';
 
 /**
  *     run/checkpoints/step-000050/

@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { UserError } from '../../errors.js';
-import { explainReadError } from '../fs-errors.js';
+import { explainReadError } from '../../files/fs-errors.js';
 
 /** A line is one document; beyond this it is not a JSONL file, and V8's longest string is near. */
 const MAX_LINE_BYTES = 1 << 28;

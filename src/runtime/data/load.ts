@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { glob } from 'tinyglobby';
 import { UserError } from '../../errors.js';
-import { explainReadError, statIfPresent } from '../fs-errors.js';
+import { explainReadError, statIfPresent } from '../../files/fs-errors.js';
 import { createCorpusBuilder, limitLength, type CorpusBuilder, type LongPolicy } from './corpus.js';
 import { IGNORED, type Corpus } from './document.js';
 import { readLines } from './lines.js';

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
 import { UserError } from '../../errors.js';
-import { explainReadError } from '../fs-errors.js';
+import { explainReadError } from '../../files/fs-errors.js';
 
 export interface Tokenizer {
   /** `bytes`, or the path it was loaded from */

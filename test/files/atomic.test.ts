@@ -22,7 +22,7 @@ import {
   sha256File,
   writeDirectoryAtomic,
   writeFileAtomic,
-} from '../../src/runtime/atomic.js';
+} from '../../src/files/atomic.js';
 
 let folder: string;
 beforeEach(() => {

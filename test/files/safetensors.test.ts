@@ -9,7 +9,7 @@ import {
   SafetensorsStreamWriter,
   writeSafetensors,
   type SafetensorsEntry,
-} from '../../src/runtime/safetensors.js';
+} from '../../src/files/safetensors.js';
 
 let folder: string;
 beforeAll(() => {
