@@ -7,8 +7,8 @@
 import { UserError } from '../../errors.js';
 import type { ByteSource } from './bytes.js';
 import { fieldsOf, isMessage } from './schema.js';
-import type { MessageName, ScalarKind } from './schema.js';
-import { WireError, concat, encodeField, encodeVarint, wireReader } from './wire.js';
+import type { FieldKind, MessageName, ScalarKind } from './schema.js';
+import { WireError, concat, encodeField, encodeString, encodeVarint, wireReader } from './wire.js';
 import type { WireField, WireReader } from './wire.js';
 
 /** A message in the file, and the messages around it, which a change of its length changes. */
@@ -57,9 +57,15 @@ export interface ScannedModel {
 
 /** A graph inside a node inside a graph is three messages deep; exporters nest two or three graphs. */
 const MAX_DEPTH = 64;
-/** Real exports have tens of fields a node; the bound keeps the decoded objects of a hostile file small. */
+/**
+ * Bounds on what a hostile file can make the decoder allocate. Exports have about 80 nodes a layer, and tens
+ * of fields a node; fields include the numbers in lists.
+ */
 const MAX_FIELDS = 4_000_000;
-const MAX_SKELETON_BYTES = 256 * 1024 * 1024;
+const MAX_MESSAGES = 1_000_000;
+const MAX_NODES_AND_TENSORS = 250_000;
+const MAX_SKELETON_BYTES = 128 * 1024 * 1024;
+const NO_METADATA: ReadonlyMap<string, string> = new Map();
 
 const TENSOR_DATA = new Set([4, 5, 6, 7, 9, 10, 11]);
 const WIRE_TYPES: { readonly [K in ScalarKind]: readonly number[] } = {
@@ -100,6 +106,7 @@ interface ScanState {
   readonly nodes: ScannedNode[];
   readonly preamble: { tagAt: number; end: number }[];
   fields: number;
+  messages: number;
   skeletonBytes: number;
 }
 
@@ -111,52 +118,80 @@ function scan(source: ByteSource): ScannedModel {
     nodes: [],
     preamble: [],
     fields: 0,
+    messages: 0,
     skeletonBytes: 0,
   };
   const root: MessageSpan = { parent: undefined, tagAt: 0, lengthAt: 0, start: 0, end: source.size };
-  const skeleton = scanMessage(state, 'Model', root, 1);
+  const skeleton = scanMessage(state, 'Model', root, 1) ?? keep(state, 0, source.size);
   return { skeleton, tensors: state.tensors, nodes: state.nodes, preamble: state.preamble };
 }
 
-/** Walks one message; returns its skeleton body. */
-function scanMessage(state: ScanState, name: MessageName, span: MessageSpan, depth: number): Uint8Array {
+/** Walks one message; returns its skeleton body, or undefined when that is the message itself. */
+function scanMessage(
+  state: ScanState,
+  name: MessageName,
+  span: MessageSpan,
+  depth: number,
+): Uint8Array | undefined {
   if (depth > MAX_DEPTH) {
     throw new WireError(span.tagAt, false, `messages nested deeper than ${MAX_DEPTH}`);
   }
+  if (++state.messages > MAX_MESSAGES) tooLarge(state, `more than ${MAX_MESSAGES} messages`);
   const kinds = fieldsOf(name);
   const parts: Uint8Array[] = [];
-  const fields: WireField[] = [];
+  const recorded: WireField[] = [];
+  // Bytes from here on are not yet in `parts`.
+  let pending = span.start;
+  const flush = (from: number, to: number): void => {
+    if (from > pending) parts.push(keep(state, pending, from));
+    pending = to;
+  };
   let graphs = 0;
   for (let at = span.start; at < span.end;) {
     const field = state.reader.field(at, span.end);
     at = field.end;
-    if (++state.fields > MAX_FIELDS) tooLarge(state, `more than ${MAX_FIELDS} fields`);
+    countFields(state, 1);
     const kind = kinds.get(field.number);
-    if (kind === undefined) continue;
-    if (isMessage(kind)) {
-      expectWireType(field, [2], `${name} field ${field.number}`);
-      if (name === 'Model' && kind === 'Graph' && ++graphs > 1) {
-        throw new WireError(field.tagAt, false, 'a second graph');
-      }
-    } else {
-      expectWireType(field, WIRE_TYPES[kind], `${name} field ${field.number}`);
+    if (kind === undefined) {
+      flush(field.tagAt, field.end);
+      continue;
     }
-    if (name === 'Tensor' || name === 'Node') fields.push(field);
+    checkField(state, name, field, kind);
+    if (name === 'Model' && kind === 'Graph' && ++graphs > 1) {
+      throw new WireError(field.tagAt, false, 'a second graph');
+    }
+    if (name === 'Tensor' || name === 'Node') recorded.push(field);
     if (name === 'Model' && (field.number === 8 || field.number === 25)) {
       state.preamble.push({ tagAt: field.tagAt, end: field.end });
     }
-    if (!isMessage(kind)) checkPacked(state, field, kind);
-    if (dropped(name, field.number)) continue;
-    if (isMessage(kind)) {
+    if (dropped(name, field.number)) {
+      flush(field.tagAt, field.end);
+    } else if (isMessage(kind)) {
       const body = scanMessage(state, kind, { ...field, parent: span }, depth + 1);
+      if (body === undefined) continue;
+      flush(field.tagAt, field.end);
       parts.push(encodeVarint(field.number * 8 + 2), encodeVarint(body.length), body);
-      continue;
+    } else if (kind !== 'bytes' && field.wireType === 2) {
+      countFields(state, Math.ceil((field.end - field.start) / (kind === 'varints' ? 1 : 4)));
     }
-    keep(state, parts, field);
   }
-  const ticket = ticketOf(state, name, span, fields);
+  const ticket = ticketOf(state, name, span, recorded);
+  if (ticket === undefined && parts.length === 0 && pending === span.start) return undefined;
+  flush(span.end, span.end);
   if (ticket !== undefined) parts.push(ticket);
   return concat(parts);
+}
+
+function countFields(state: ScanState, count: number): void {
+  state.fields += count;
+  if (state.fields > MAX_FIELDS) tooLarge(state, `more than ${MAX_FIELDS} fields`);
+}
+
+/** The field must have its type's wire form, or the decoder would lose step with this walk. */
+function checkField(state: ScanState, name: MessageName, field: WireField, kind: FieldKind): void {
+  const allowed = isMessage(kind) ? [2] : WIRE_TYPES[kind];
+  expectWireType(field, allowed, `${name} field ${field.number}`);
+  if (!isMessage(kind)) checkPacked(state, field, kind);
 }
 
 /** Tensor data, documentation, and metadata read here stay out of the skeleton. */
@@ -177,12 +212,12 @@ function dropped(name: MessageName, field: number): boolean {
   }
 }
 
-function keep(state: ScanState, parts: Uint8Array[], field: WireField): void {
-  state.skeletonBytes += field.end - field.tagAt;
+function keep(state: ScanState, start: number, end: number): Uint8Array {
+  state.skeletonBytes += end - start;
   if (state.skeletonBytes > MAX_SKELETON_BYTES) {
     tooLarge(state, `more than ${MAX_SKELETON_BYTES >> 20} MiB besides tensor data`);
   }
-  parts.push(state.source.slice(field.tagAt, field.end));
+  return state.source.slice(start, end);
 }
 
 function tooLarge(state: ScanState, what: string): never {
@@ -216,6 +251,10 @@ function ticketOf(
   message: MessageSpan,
   fields: readonly WireField[],
 ): Uint8Array | undefined {
+  if (name !== 'Tensor' && name !== 'Node') return undefined;
+  if (state.tensors.length + state.nodes.length >= MAX_NODES_AND_TENSORS) {
+    tooLarge(state, `more than ${MAX_NODES_AND_TENSORS} nodes and tensors`);
+  }
   if (name === 'Tensor') {
     const data = dataSpans(fields);
     const external = fields
@@ -224,13 +263,11 @@ function ticketOf(
     state.tensors.push({ message, data, external });
     return encodeField(9, encodeVarint(state.tensors.length - 1));
   }
-  if (name === 'Node') {
-    const entries = fields.filter((field) => field.number === 9).map((field) => stringEntry(state, field));
-    const metadata = new Map(entries.map(({ key, value }) => [key, value]));
-    state.nodes.push({ message, metadata });
-    return encodeField(6, new TextEncoder().encode(String(state.nodes.length - 1)));
-  }
-  return undefined;
+  const entries = fields.filter((field) => field.number === 9).map((field) => stringEntry(state, field));
+  const metadata =
+    entries.length === 0 ? NO_METADATA : new Map(entries.map(({ key, value }) => [key, value]));
+  state.nodes.push({ message, metadata });
+  return encodeString(6, String(state.nodes.length - 1));
 }
 
 function dataSpans(fields: readonly WireField[]): DataSpan[] {
