@@ -44,7 +44,7 @@ const offsetsAt = (rank: number, at: number, offset: number): number[] =>
 /** Split of dim `to` after an all-to-all: K/V heads follow the `heads` query heads when there are fewer of them. */
 const headSplit = (size: number | undefined, attrs: Attrs): Split => {
   const heads = attrs['heads'] as number | undefined;
-  return splitOn('sp', heads === undefined || heads === size ? {} : { of: heads });
+  return splitOn('sp', heads === undefined || size === undefined || heads === size ? {} : { of: heads });
 };
 
 export const allToAll = defineOp('all_to_all', {
