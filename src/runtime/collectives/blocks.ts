@@ -1,15 +1,11 @@
 import { invariant } from '../../errors.js';
+import { addElements, copyElements, viewMemory, type Memory } from './copy.js';
 import type { Block, Elements } from './engine.js';
 
-/**
- * Packing: the blocks of one payload, read or written end to end, a stretch at a time.
- * Copies go through Int32Array views, which keep every bit (a float copy may rewrite a NaN).
- */
+/** Packing: the blocks of one payload, read or written end to end, a stretch at a time. */
 
-interface Piece {
-  readonly words: Int32Array;
-  /** The same memory as numbers; absent where the payload is not float32. */
-  readonly floats: Float32Array | undefined;
+export interface Piece {
+  readonly memory: Memory;
   readonly block: Block;
   /** Arriving elements are added. */
   readonly add: boolean;
@@ -28,17 +24,15 @@ export interface Stream {
 /** Typed arrays swallow writes beyond their end, so bounds are checked here. */
 export function makePiece(array: Elements, block: Block, add: boolean): Piece {
   const { offset, rows, rowStride, cols } = block;
-  const sizes = [offset, rows, rowStride, cols];
   const end = rows * cols === 0 ? 0 : offset + (rows - 1) * rowStride + cols;
-  invariant(
-    sizes.every((size) => Number.isSafeInteger(size) && size >= 0) && end <= array.length,
-    `block ${JSON.stringify(block)} does not fit a buffer of ${array.length} elements`,
-  );
+  const sound = [offset, rows, rowStride, cols].every((size) => Number.isSafeInteger(size) && size >= 0);
+  if (!sound || end > array.length) {
+    invariant(false, `block ${JSON.stringify(block)} does not fit a buffer of ${array.length} elements`);
+  }
   invariant(!add || array instanceof Float32Array, 'only float32 elements can be added');
   const whole = rows === 1 || rowStride === cols;
   return {
-    words: array instanceof Int32Array ? array : new Int32Array(array.buffer, array.byteOffset, array.length),
-    floats: array instanceof Float32Array ? array : undefined,
+    memory: viewMemory(array),
     block: whole ? { offset, rows: 1, rowStride: rows * cols, cols: rows * cols } : block,
     add,
   };
@@ -61,43 +55,37 @@ export function makeStream(pieces: readonly Piece[]): Stream {
 }
 
 /** Takes the next `count` elements out of the payload. */
-export function pack(stream: Stream, out: Int32Array, at: number, count: number): void {
+export function pack(stream: Stream, out: Memory, at: number, count: number): void {
   for (let done = 0; done < count;) {
     const piece = current(stream);
     const from = position(stream, piece);
     const run = Math.min(count - done, piece.block.cols - stream.col);
-    copyWords(piece.words, from, out, at + done, run);
+    copyElements(piece.memory, from, out, at + done, run);
     advance(stream, piece, run);
     done += run;
   }
 }
 
 /** Adds the next `count` elements of the payload to `out`. */
-export function packAdding(stream: Stream, out: Float32Array, at: number, count: number): void {
+export function packAdding(stream: Stream, out: Memory, at: number, count: number): void {
   for (let done = 0; done < count;) {
     const piece = current(stream);
     const from = position(stream, piece);
     const run = Math.min(count - done, piece.block.cols - stream.col);
-    addFloats(numbers(piece), from, out, at + done, run);
+    addElements(piece.memory, from, out, at + done, run);
     advance(stream, piece, run);
     done += run;
   }
 }
 
-/** Puts `count` elements into the payload's next places. `floats` is the same memory as `words`. */
-export function unpack(
-  stream: Stream,
-  words: Int32Array,
-  floats: Float32Array,
-  at: number,
-  count: number,
-): void {
+/** Puts `count` elements into the payload's next places. */
+export function unpack(stream: Stream, from: Memory, at: number, count: number): void {
   for (let done = 0; done < count;) {
     const piece = current(stream);
     const to = position(stream, piece);
     const run = Math.min(count - done, piece.block.cols - stream.col);
-    if (piece.add) addFloats(floats, at + done, numbers(piece), to, run);
-    else copyWords(words, at + done, piece.words, to, run);
+    if (piece.add) addElements(from, at + done, piece.memory, to, run);
+    else copyElements(from, at + done, piece.memory, to, run);
     advance(stream, piece, run);
     done += run;
   }
@@ -111,41 +99,18 @@ export function transfer(from: Stream, to: Stream, count: number): void {
     const read = position(from, source);
     const write = position(to, target);
     const run = Math.min(left, source.block.cols - from.col, target.block.cols - to.col);
-    if (target.add) addFloats(numbers(source), read, numbers(target), write, run);
-    else copyWords(source.words, read, target.words, write, run);
+    if (target.add) addElements(source.memory, read, target.memory, write, run);
+    else copyElements(source.memory, read, target.memory, write, run);
     advance(from, source, run);
     advance(to, target, run);
     left -= run;
   }
 }
 
-export function addFloats(
-  src: Float32Array,
-  from: number,
-  dst: Float32Array,
-  to: number,
-  count: number,
-): void {
-  for (let k = 0; k < count; k++) dst[to + k] = (dst[to + k] ?? 0) + (src[from + k] ?? 0);
-}
-
-/** Runs shorter than this are copied by a loop: `set` costs about 40 ns a call. Measured on Node 20. */
-const shortRun = 32;
-
-function copyWords(src: Int32Array, from: number, dst: Int32Array, to: number, count: number): void {
-  if (count >= shortRun) dst.set(src.subarray(from, from + count), to);
-  else for (let k = 0; k < count; k++) dst[to + k] = src[from + k] ?? 0;
-}
-
 function current(stream: Stream): Piece {
   const piece = stream.pieces[stream.piece];
   invariant(piece !== undefined, 'payload exhausted');
   return piece;
-}
-
-function numbers(piece: Piece): Float32Array {
-  invariant(piece.floats !== undefined, 'only float32 elements can be added');
-  return piece.floats;
 }
 
 function position(stream: Stream, piece: Piece): number {

@@ -1,5 +1,6 @@
 import { invariant } from '../../errors.js';
-import { addFloats, pack, packAdding, transfer, unpack, type Stream } from './blocks.js';
+import { pack, packAdding, transfer, unpack, type Stream } from './blocks.js';
+import { addElements, copyElements, viewMemory, type Memory } from './copy.js';
 import { collectiveKinds, type CollectiveKind } from './engine.js';
 import {
   describeOperation,
@@ -85,6 +86,12 @@ export function makeCounters(): MutableCounters {
   return { ...zero(), waitMs: 0, kinds: kinds as Record<CollectiveKind, MutableKind> };
 }
 
+/**
+ * Elements packed for one peer before the next one's turn: peers' blocks lie side by side in the same rows, and
+ * taking turns reads each page of them once (measured: up to twice as fast). Even, to keep alignment.
+ */
+const stretch = 4096;
+
 /** A message in flight: half an outbox is free once all of its messages are taken. */
 interface Sent {
   readonly peer: number;
@@ -100,9 +107,9 @@ export function makeExchanger(
   const posted = new Int32Array(mesh.world);
   const taken = new Int32Array(mesh.world);
   const inFlight: [Sent[], Sent[]] = [[], []];
-  const boxes = mesh.outboxes.map((box) => ({ words: box, floats: new Float32Array(box.buffer) }));
+  const boxes = mesh.outboxes.map((box) => viewMemory(new Float32Array(box.buffer)));
   let half: 0 | 1 = 0;
-  let partial = new Int32Array(0);
+  let partial = viewMemory(new Float32Array(0));
 
   function wait(peer: number, index: number, target: number): void {
     counters.waitMs += waitForWord(mesh, rank, peer, index, target);
@@ -142,15 +149,31 @@ export function makeExchanger(
     if (!quotas.some((_, i) => open(i))) return;
     turnHalf();
     writeOperation(mesh, operationBase(mesh, rank, half), call.op);
-    const box = boxes[rank]?.words ?? partial;
+    const offsets = packRound(call, quotas, open);
+    quotas.forEach((count, i) => open(i) && post(call, i, offsets[i] ?? 0, count, round));
+  }
+
+  /** Fills the half in use. @returns where each member's region begins */
+  function packRound(call: Exchange, quotas: readonly number[], open: (i: number) => boolean): number[] {
+    const box = boxes[rank] ?? partial;
     let at = half * capacity;
-    if (call.staging === 'shared') pack(sendStream(call, 0), box, at, quotas[me === 0 ? 1 : 0] ?? 0);
-    quotas.forEach((count, i) => {
-      if (!open(i)) return;
-      if (call.staging !== 'shared') pack(sendStream(call, i), box, at, count);
-      post(call, i, at, count, round);
-      if (call.staging !== 'shared') at += count;
+    if (call.staging === 'shared') {
+      pack(sendStream(call, 0), box, at, Math.max(...quotas));
+      return quotas.map(() => at);
+    }
+    const counts = quotas.map((count, i) => (open(i) ? count : 0));
+    const offsets = counts.map((count) => {
+      const offset = at;
+      at += count + (count & 1);
+      return offset;
     });
+    for (let done = 0; counts.some((count) => count > done); done += stretch) {
+      counts.forEach((count, i) => {
+        if (count > done)
+          pack(sendStream(call, i), box, (offsets[i] ?? 0) + done, Math.min(stretch, count - done));
+      });
+    }
+    return offsets;
   }
 
   /** Waits for the next message of peer i, checks it against what this rank expects, and hands it over. */
@@ -183,28 +206,27 @@ export function makeExchanger(
     }
     const box = boxes[peer];
     invariant(box !== undefined, `rank ${peer} has no outbox`);
-    take(box.words, box.floats, words[slot + slotField.offset] ?? 0, count);
+    take(box, words[slot + slotField.offset] ?? 0, count);
     taken[peer] = number;
     publishWord(mesh, pair + pairField.taken, number, peer);
   }
 
   /** Adds one round of everyone's contributions in group order, then stores the sum. */
   function sumRound(call: Exchange, sum: Stream, me: number, count: number, round: number): void {
-    if (partial.length < count) partial = new Int32Array(count);
-    const total = new Float32Array(partial.buffer);
+    if (partial.words.length < count) partial = viewMemory(new Float32Array(count));
     call.op.group.ranks.forEach((_, i) => {
       if (i === me) {
         if (i === 0) pack(sendStream(call, me), partial, 0, count);
-        else packAdding(sendStream(call, me), total, 0, count);
+        else packAdding(sendStream(call, me), partial, 0, count);
         return;
       }
-      receive(call, i, sum, round, (box, floats, at, length) => {
+      receive(call, i, sum, round, (box, at, length) => {
         invariant(length === count, `rank ${i} of the group sent ${length} of ${count} elements of a sum`);
-        if (i === 0) partial.set(box.subarray(at, at + count));
-        else addFloats(floats, at, total, 0, count);
+        if (i === 0) copyElements(box, at, partial, 0, count);
+        else addElements(box, at, partial, 0, count);
       });
     });
-    unpack(sum, partial, total, 0, count);
+    unpack(sum, partial, 0, count);
   }
 
   function copyRound(call: Exchange, me: number, own: number, round: number): void {
@@ -218,7 +240,7 @@ export function makeExchanger(
         if (call.staging === 'ordered') transfer(sendStream(call, me), stream, own);
         else if (round === 0 && stream.total > 0) transfer(ownStream(call, me), stream, stream.total);
       } else if (round === 0 || stream.left > 0) {
-        receive(call, i, stream, round, (box, floats, at, count) => unpack(stream, box, floats, at, count));
+        receive(call, i, stream, round, (box, at, count) => unpack(stream, box, at, count));
       }
     }
   }
@@ -243,7 +265,7 @@ export function makeExchanger(
   };
 }
 
-type Take = (words: Int32Array, floats: Float32Array, at: number, count: number) => void;
+type Take = (box: Memory, at: number, count: number) => void;
 
 function sendStream(call: Exchange, i: number): Stream {
   const stream = call.sends[call.staging === 'shared' ? 0 : i];
@@ -265,26 +287,31 @@ function keepAll(call: Exchange): void {
 
 /**
  * How many elements each member gets in a round: everything if it fits, else equal shares, where what small payloads
- * leave goes to the bigger ones. Whoever has elements left gets some, as the protocol demands.
+ * leave goes to the bigger ones. Whoever has elements left gets some, as the protocol demands. Shares are even and a
+ * place a member is kept free, for the alignment of regions.
  */
 function shareOut(call: Exchange, me: number, capacity: number): number[] {
   const members = call.op.group.ranks.map((_, i) => i);
   if (call.staging === 'shared') return members.map(() => Math.min(capacity, sendStream(call, 0).left));
+  let free = capacity - members.length;
   if (call.staging === 'ordered') {
-    const share = Math.floor(capacity / members.length);
+    const share = evenPart(free / members.length);
     return members.map((i) => Math.min(share, sendStream(call, i).left));
   }
   const lefts = members.map((i) => (i === me && call.staging === 'per-peer' ? 0 : sendStream(call, i).left));
   const quotas = [...lefts];
-  let free = capacity;
   let waiting = lefts.length;
   for (const i of members.toSorted((a, b) => (lefts[a] ?? 0) - (lefts[b] ?? 0) || a - b)) {
-    const quota = Math.min(lefts[i] ?? 0, Math.floor(free / waiting));
+    const quota = Math.min(lefts[i] ?? 0, evenPart(free / waiting));
     quotas[i] = quota;
     free -= quota;
     waiting--;
   }
   return quotas;
+}
+
+function evenPart(size: number): number {
+  return 2 * Math.floor(size / 2);
 }
 
 /** FNV-1a of a list of counts and of the phase they belong to. */

@@ -1,6 +1,6 @@
 import { invariant } from '../../errors.js';
 import { throwIfAborted } from './abort.js';
-import { flatBlock, makePiece, makeStream, type Stream } from './blocks.js';
+import { flatBlock, makePiece, makeStream, type Piece, type Stream } from './blocks.js';
 import { evenShards, type AllGatherPart, type AllToAllPart, type Collectives } from './engine.js';
 import { type Counters, type Elements, type Group, type ReduceScatterPart } from './engine.js';
 import { makeCounters, makeExchanger, type Exchange } from './exchange.js';
@@ -165,18 +165,18 @@ function checkCounts(group: Group, parts: readonly Sharded[], me: number): numbe
   return parts.flatMap((part) => part.counts);
 }
 
-function shardPiece(whole: Elements, counts: readonly number[], i: number): ReturnType<typeof makePiece> {
+function shardPiece(whole: Elements, counts: readonly number[], i: number): Piece {
   const offset = counts.slice(0, i).reduce((sum, count) => sum + count, 0);
   return makePiece(whole, flatBlock(offset, counts[i] ?? 0), false);
 }
 
 /** The pieces of each of P even shards of all buffers laid end to end. */
-function evenSpans(buffers: readonly Float32Array[], parts: number): ReturnType<typeof makePiece>[][] {
+function evenSpans(buffers: readonly Float32Array[], parts: number): Piece[][] {
   const total = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
   let buffer = 0;
   let at = 0;
   return evenShards(total, parts).map((size) => {
-    const pieces: ReturnType<typeof makePiece>[] = [];
+    const pieces: Piece[] = [];
     for (let left = size; left > 0;) {
       const array = buffers[buffer];
       invariant(array !== undefined, 'shards exceed the buffers');

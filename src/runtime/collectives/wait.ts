@@ -13,8 +13,6 @@ import { describeOperation, operationBase, rankWord, readOperation, type MeshVie
  */
 
 const tickMs = 100;
-/** A few microseconds: a peer that is just arriving costs no system call; ranks may outnumber cores. */
-const spins = 40;
 
 /** Makes `words[index]` become `value` and wakes `waiter` if it waits for that word. */
 export function publishWord(mesh: MeshView, index: number, value: number, waiter: number): void {
@@ -38,7 +36,7 @@ export function waitForWord(
   target: number,
 ): number {
   const { words } = mesh;
-  for (let spin = 0; spin < spins; spin++) if (reached(words, index, target)) return 0;
+  for (let spin = 0; spin < mesh.spins; spin++) if (reached(words, index, target)) return 0;
   const start = performance.now();
   const waitWord = rankWord(mesh, rank, 'waitWord');
   Atomics.store(words, rankWord(mesh, rank, 'waitTarget'), target);
