@@ -15,7 +15,7 @@ export const MAX_MODEL_BYTES = 2 ** 31 - 1;
 /** Files up to this size are held in memory. */
 const MEMORY_BYTES = 256 * 1024 * 1024;
 /** Ranges of a file up to this size are cut out of a window that is read ahead. */
-const SHORT_BYTES = 64 * 1024;
+const SHORT_BYTES = 4 * 1024;
 const WINDOW_BYTES = 1024 * 1024;
 
 /**

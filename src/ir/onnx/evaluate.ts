@@ -109,7 +109,7 @@ export async function createEvaluator(
 ): Promise<Evaluator> {
   const fed = new Set(feeds.keys());
   // An output that is itself fed needs no session.
-  const computed = outputs.filter((name) => !fed.has(name));
+  const computed = [...new Set(outputs)].filter((name) => !fed.has(name));
   const subgraph = subgraphOf(model, computed, fed);
   invariant(
     subgraph.missingInputs.length === 0,

@@ -44,7 +44,10 @@ export interface OnnxValueInfo {
   readonly dims: readonly OnnxDim[] | undefined;
 }
 
-/** A tensor in memory: `bytes` are the elements, row-major, little-endian, as ONNX's `raw_data`. */
+/**
+ * A tensor in memory. `bytes` are the elements, row-major, little-endian, as ONNX's `raw_data`; they may be a
+ * view of the file's bytes, so they must not be written into.
+ */
 export interface OnnxTensor {
   readonly dtype: OnnxDtype;
   readonly dims: readonly number[];

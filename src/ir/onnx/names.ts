@@ -1,3 +1,4 @@
+import { isFloat } from './dtype.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
 
 /** The parameter an initializer came from, in PyTorch's terms. */
@@ -21,12 +22,9 @@ const TORCH_NAME = /^[A-Za-z_]\w*(\.\w+)+$/;
  */
 export function torchName(model: OnnxModel, initializer: string): TorchName | undefined {
   const stored = model.initializers.get(initializer);
-  if (stored === undefined) return undefined;
+  if (stored === undefined || !isFloat(stored.dtype)) return undefined;
   if (TORCH_NAME.test(initializer) && !MADE_UP.test(initializer)) {
     return { name: initializer, layout: 'same' };
-  }
-  if (stored.dtype !== 'f32' && stored.dtype !== 'f64' && stored.dtype !== 'f16' && stored.dtype !== 'bf16') {
-    return undefined;
   }
   for (const node of model.nodes) {
     const operand = node.inputs.indexOf(initializer);
@@ -58,7 +56,9 @@ function linearModule(node: OnnxNode): string | undefined {
     const list = [...scopes.matchAll(/'([^']*)'/g)].map((match) => match[1] ?? '');
     const target = /target=torch\.ops\.aten\.(\w+)/.exec(node.metadata.get('pkg.torch.onnx.fx_node') ?? '');
     const module = list.at(-2);
-    return target?.[1] === 'linear' && module !== undefined && module !== '' ? module : undefined;
+    // Files stripped of their other metadata still name the operation in the last scope.
+    const isLinear = target === null ? /^linear(_\d+)?$/.test(list.at(-1) ?? '') : target[1] === 'linear';
+    return isLinear && module !== undefined && module !== '' ? module : undefined;
   }
   // TorchScript: /model/layers.0/self_attn/q_proj/MatMul, with _1, _2… on repeated operations.
   const path = /^\/(.+)\/(MatMul|Gemm|Add)$/.exec(node.name);

@@ -11,6 +11,8 @@ export interface TiedInitializers {
 
 /** Bytes compared at a time. */
 const CHUNK_BYTES = 8 * 1024 * 1024;
+/** Block of rows held while its columns are compared: large, so that the matching parts are long. */
+const BLOCK_BYTES = 128 * 1024 * 1024;
 /** Elements looked at before the whole contents are. */
 const SAMPLES = 64;
 
@@ -93,10 +95,10 @@ function sameBytes(a: OnnxInitializer, b: OnnxInitializer): boolean {
 function isTranspose(a: OnnxInitializer, b: OnnxInitializer): boolean {
   const [rows = 0, columns = 0] = a.dims;
   const width = size(a);
-  const blockRows = Math.max(1, Math.floor(CHUNK_BYTES / (columns * width)));
+  const blockRows = Math.max(1, Math.floor(BLOCK_BYTES / (columns * width)));
   for (let row = 0; row < rows; row += blockRows) {
     const count = Math.min(blockRows, rows - row);
-    const block = Buffer.from(a.readRange(row * columns * width, count * columns * width));
+    const block = a.readRange(row * columns * width, count * columns * width);
     for (let column = 0; column < columns; column++) {
       const line = b.readRange((column * rows + row) * width, count * width);
       for (let index = 0; index < count; index++) {
