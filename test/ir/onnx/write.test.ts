@@ -42,6 +42,29 @@ describe('gpt2, weights inline', () => {
     expect(after.equals(before)).toBe(true);
   });
 
+  test('onnxruntime runs the trained copy: a head scaled by 2 scales the logits by 2', async () => {
+    const head = 'transformer.ln_f';
+    const model = read(source);
+    const doubled = [`${head}.weight`, `${head}.bias`].map((name) => {
+      const old = model.initializers.get(name)?.read().toFloat32() ?? new Float32Array(0);
+      return [name, { read: () => old.map((value) => value * 2) }] as const;
+    });
+    const out = join(folder, 'doubled.onnx');
+    writeTrainedModel(source, out, new Map(doubled));
+    const logits = async (path: string) => {
+      const session = await InferenceSession.create(path, { logSeverityLevel: 4, intraOpNumThreads: 1 });
+      const ids = new Tensor('int64', BigInt64Array.of(1n, 20n, 300n), [1, 3]);
+      const results = await session.run({
+        input_ids: ids,
+        attention_mask: new Tensor('int64', BigInt64Array.of(1n, 1n, 1n), [1, 3]),
+      });
+      return Array.from(results['logits']?.data ?? [], Number);
+    };
+    const before = await logits(source);
+    expect(before.length).toBe(3 * 512);
+    expect(await logits(out)).toEqual(before.map((value) => value * 2));
+  });
+
   test('without weights the copy is the source', () => {
     const out = join(folder, 'copy.onnx');
     writeTrainedModel(source, out, new Map());
