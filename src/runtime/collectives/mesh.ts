@@ -71,6 +71,8 @@ export const rankField = {
   waitTarget: 3,
   waitPeer: 4,
   waitEpoch: 5,
+  /** 0: in JavaScript; 1: in native code, not to be terminated; 2: about to be terminated, keep out of native code. */
+  native: 6,
 } as const;
 const rankHeadWords = 8;
 

@@ -42,6 +42,7 @@ interface Pending<Reply> {
 
 /** How long ranks may take to end by themselves, so that native calls return, before they are terminated. */
 const exitGraceMs = 400;
+const nativePollMs = 5;
 /** How long the report of the rank that failed first may lag behind those of the ranks it took along. */
 const originGraceMs = 300;
 
@@ -134,9 +135,18 @@ export class RankPool<Message, Reply> {
     requestInterrupt(this.#mesh);
   }
 
-  /** Ends one rank's thread from outside, as a crash would. For fault tests. */
+  /**
+   * Ends one rank's thread from outside, as a crash would, as soon as it is out of native code. For fault tests.
+   * The run fails with it.
+   */
   async terminate(rank: number): Promise<void> {
-    await this.#workers[rank]?.terminate();
+    const worker = this.#workers[rank];
+    const word = rankWord(this.#mesh, rank, 'native');
+    if (worker === undefined) return;
+    while (worker.threadId !== -1) {
+      if (Atomics.compareExchange(this.#mesh.words, word, 0, 2) !== 1) return void (await worker.terminate());
+      await new Promise((resolve) => setTimeout(resolve, nativePollMs));
+    }
   }
 
   /** Ends all ranks; what they have not answered is rejected. Returns when no thread is left. */
@@ -150,7 +160,10 @@ export class RankPool<Message, Reply> {
     this.#rejectAll(this.#failure ?? new Error(reason));
     const close: ToRank<Message> = { type: 'close' };
     for (const worker of this.#workers) worker.postMessage(close, []);
-    const timer = setTimeout(() => this.#workers.forEach((worker) => void worker.terminate()), exitGraceMs);
+    const timer = setTimeout(
+      () => this.#workers.forEach((_, rank) => void this.terminate(rank)),
+      exitGraceMs,
+    );
     await Promise.all(this.#exits);
     clearTimeout(timer);
   }

@@ -18,6 +18,13 @@ export interface RankContext {
   setInstruction(instruction: number): void;
   /** @throws AbortError once another rank has failed. Collectives check by themselves; long computations should. */
   checkAbort(): void;
+  /**
+   * Runs native code under guard: a thread terminated inside onnxruntime-node takes the whole process along, so the
+   * pool waits until the rank is out of it. Not to be nested, and not to wait for other ranks within.
+   *
+   * @throws AbortError when the rank is about to be terminated
+   */
+  native<T>(call: () => Promise<T> | T): Promise<T>;
   /** The run was asked to finish early. Ranks see it at different moments: decide on one of them, or on main. */
   interrupted(): boolean;
 }
@@ -85,6 +92,19 @@ function makeContext(seat: Seat, mesh: MeshView): RankContext {
     data: seat.data,
     setInstruction: (instruction) => void Atomics.store(mesh.words, instructionWord, instruction),
     checkAbort: () => throwIfAborted(mesh),
+    native: (call) => guardNative(mesh, seat.rank, call),
     interrupted: () => interruptRequested(mesh),
   };
+}
+
+async function guardNative<T>(mesh: MeshView, rank: number, call: () => Promise<T> | T): Promise<T> {
+  const word = rankWord(mesh, rank, 'native');
+  const state = Atomics.compareExchange(mesh.words, word, 0, 1);
+  invariant(state !== 1, 'native calls are nested');
+  if (state === 2) throw new AbortError('this rank is being terminated', rank);
+  try {
+    return await call();
+  } finally {
+    Atomics.store(mesh.words, word, 0);
+  }
 }

@@ -136,6 +136,18 @@ describe('a failing rank ends the run within a second', () => {
     expect(performance.now() - from).toBeLessThan(1000);
   });
 
+  it('but not before a rank is out of native code', async () => {
+    const ranks = await start(2);
+    const run = ranks.broadcast({ type: 'native', ms: 600 });
+    await sleep(50);
+    const from = performance.now();
+    await ranks.terminate(1);
+    expect(performance.now() - from).toBeGreaterThan(400);
+    await Promise.allSettled([run]);
+    expect(ranks.failure?.rank).toBe(1);
+    await ranks.close();
+  });
+
   it('when a rank dies idle', async () => {
     const ranks = await start(2);
     await ranks.broadcast({ type: 'steps', steps: 2 });

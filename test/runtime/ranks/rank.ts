@@ -16,6 +16,8 @@ export type Order =
     }
   /** Calls collectives that do not fit together; replies with the error's class and message. */
   | { readonly type: 'disagree'; readonly how: Disagreement }
+  /** Native code that takes its time. */
+  | { readonly type: 'native'; readonly ms: number }
   | { readonly type: 'wait-for-interrupt' };
 
 export type Disagreement = 'kind' | 'group' | 'bytes' | 'parts' | 'circle' | 'absent';
@@ -35,6 +37,10 @@ serveRank<Order, unknown>(async (order, context) => {
       } catch (error) {
         return error instanceof MismatchError ? error.message : `another error: ${String(error)}`;
       }
+    case 'native':
+      return context.native(
+        () => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, order.ms),
+      );
     case 'wait-for-interrupt':
       while (!context.interrupted()) await new Promise((resolve) => setTimeout(resolve, 5));
       return 'interrupted';
