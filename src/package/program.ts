@@ -99,6 +99,11 @@ const segment = z.strictObject({
 
 const kernel = z.strictObject({
   file: text,
+  /** Names the model takes, a subset of q, k, v, out, lse, g, dk_acc, dv_acc, head_map, head_onehot, offset. */
+  inputs: z.array(text).max(16),
+  outputs: z.array(text).max(16),
+  /** As in a segment, in the symbols Tq, Tk (rows of queries and keys), Hl, Hkvl (local heads). */
+  temporaries: z.array(z.array(text)),
   op: z.enum(['attention', 'attention_vjp']),
   mask: z.enum(['full', 'causal', 'window']),
   window: index.optional(),
