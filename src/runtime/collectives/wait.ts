@@ -93,10 +93,11 @@ function refuseDeadlock(mesh: MeshView, rank: number, waitingSince: number): voi
   const described = chain.map(
     (link) => `${describeCurrent(mesh, link.rank)} and waits for rank ${link.peer}`,
   );
+  // The word first: a later wait raises the epoch before it announces its word.
   const still = chain.every(
     (link) =>
-      Atomics.load(words, rankWord(mesh, link.rank, 'waitEpoch')) === link.epoch &&
-      Atomics.load(words, rankWord(mesh, link.rank, 'waitWord')) >= 0,
+      Atomics.load(words, rankWord(mesh, link.rank, 'waitWord')) >= 0 &&
+      Atomics.load(words, rankWord(mesh, link.rank, 'waitEpoch')) === link.epoch,
   );
   if (still) refuse(mesh, rank, `ranks wait for each other: ${described.join('; ')}`);
 }
