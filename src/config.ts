@@ -1,0 +1,169 @@
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { createJiti } from 'jiti';
+import { z } from 'zod';
+import { UserError } from './errors.js';
+
+const patterns = z.array(z.string().max(4096)).max(10_000);
+
+const optimizer = z.strictObject({
+  /** Peak learning rate, reached after the warm-up. */
+  lr: z.number().positive().default(3e-4),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.95),
+  eps: z.number().positive().default(1e-8),
+  /** Decoupled weight decay (arXiv 1711.05101), applied to every trained parameter. */
+  weightDecay: z.number().nonnegative().default(0.1),
+  /** Gradients are scaled down to this global norm; 0 turns clipping off. */
+  clipNorm: z.number().nonnegative().default(1),
+  warmupSteps: z.number().int().nonnegative().default(0),
+  schedule: z.enum(['cosine', 'linear', 'constant']).default('cosine'),
+  /** Final learning rate as a share of the peak. */
+  minRatio: z.number().min(0).max(1).default(0.1),
+  /** ZeRO: 0 replicates the optimizer state, 1 shards it over all ranks (arXiv 1910.02054). */
+  zeroStage: z.union([z.literal(0), z.literal(1)]).default(1),
+});
+
+const train = z.strictObject({
+  ranks: z.number().int().positive().max(1024).default(1),
+  /** Degree of sequence parallelism: ranks that share a sequence. */
+  sp: z.number().int().positive().max(1024).default(1),
+  steps: z.number().int().positive().default(100),
+  /** Tokens in a global batch. */
+  batchTokens: z.number().int().positive().default(8192),
+  /** Most tokens a group takes in one micro-batch. */
+  maxTokensPerGroup: z.number().int().positive().optional(),
+  seed: z.number().int().nonnegative().default(0),
+  /** What to do with documents longer than the model or a group takes. */
+  long: z.enum(['error', 'split', 'truncate']).default('error'),
+  saveEvery: z.number().int().positive().default(100),
+  evalEvery: z.number().int().positive().default(50),
+  keep: z.number().int().positive().default(2),
+});
+
+export const configSchema = z.strictObject({
+  /** Options of compiler passes, by pass name; see `ithaca opt --list`. */
+  passes: z.record(z.string(), z.record(z.string(), z.unknown())).default({}),
+  /** Globs over ONNX or torch parameter names that overrule which parameters are trained. */
+  trainable: z.strictObject({ include: patterns.default([]), exclude: patterns.default([]) }).prefault({}),
+  optimizer: optimizer.prefault({}),
+  train: train.prefault({}),
+});
+
+/** A complete configuration, defaults filled in. */
+export type Config = z.output<typeof configSchema>;
+
+/** What a user writes: everything is optional. */
+export type UserConfig = z.input<typeof configSchema>;
+
+/** Types an `ithaca.config.ts`. */
+export const defineConfig = (config: UserConfig): UserConfig => config;
+
+const CONFIG_FILES = [
+  'ithaca.config.ts',
+  'ithaca.config.mts',
+  'ithaca.config.js',
+  'ithaca.config.mjs',
+  'ithaca.config.json',
+];
+const MAX_CONFIG_BYTES = 1 << 20;
+
+/** Checks a configuration object. `source` names it in errors. Throws `UserError`. */
+export function parseConfig(value: unknown, source: string): Config {
+  const result = configSchema.safeParse(value);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0]!;
+  const at = issue.path.join('.');
+  if (issue.code === 'unrecognized_keys') {
+    const key = issue.keys[0]!;
+    const known = keysAt(issue.path.map(String));
+    const near = nearest(key, known);
+    throw new UserError(
+      `${source}: unknown key '${[...issue.path, key].join('.')}'`,
+      near === undefined
+        ? `known keys: ${known.join(', ')}`
+        : `did you mean '${near}'? known keys: ${known.join(', ')}`,
+    );
+  }
+  throw new UserError(
+    `${source}: ${at === '' ? 'the configuration' : `'${at}'`}: ${issue.message}`,
+    'see README.md for the options of ithaca.config.ts',
+  );
+}
+
+function keysAt(path: readonly string[]): string[] {
+  if (path.length === 0) return Object.keys(configSchema.shape);
+  if (path[0] === 'optimizer') return Object.keys(optimizer.shape);
+  if (path[0] === 'train') return Object.keys(train.shape);
+  return path[0] === 'trainable' ? ['include', 'exclude'] : [];
+}
+
+/** The known word within a small edit distance, if there is one. */
+export function nearest(word: string, known: readonly string[]): string | undefined {
+  const scored = known.map((candidate) => ({
+    candidate,
+    distance: editDistance(word.toLowerCase(), candidate.toLowerCase()),
+  }));
+  const best = scored.sort((a, b) => a.distance - b.distance)[0];
+  return best !== undefined && best.distance <= Math.max(2, word.length / 3) ? best.candidate : undefined;
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++)
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1])));
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/**
+ * Loads a configuration: the file given, else an `ithaca.config.*` in `cwd`, else the defaults.
+ * A `.ts` file is code of the user's own and is run.
+ */
+export async function loadConfig(options: { file?: string | undefined; cwd?: string } = {}): Promise<Config> {
+  const cwd = options.cwd ?? process.cwd();
+  const file =
+    options.file === undefined
+      ? CONFIG_FILES.map((f) => path.join(cwd, f)).find((f) => existsSync(f))
+      : path.resolve(cwd, options.file);
+  if (file === undefined) return parseConfig({}, 'defaults');
+  const name = path.relative(cwd, file);
+  if (!existsSync(file))
+    throw new UserError(
+      `config file ${name} does not exist`,
+      'give another --config, or none for the defaults',
+    );
+  if (statSync(file).size > MAX_CONFIG_BYTES) throw new UserError(`config file ${name} is larger than 1 MiB`);
+  return parseConfig(file.endsWith('.json') ? readJson(file, name) : await runModule(file, name), name);
+}
+
+function readJson(file: string, name: string): unknown {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new UserError(`${name} is not valid JSON: ${(error as Error).message}`, undefined, {
+      cause: error,
+    });
+  }
+}
+
+async function runModule(file: string, name: string): Promise<unknown> {
+  const jiti = createJiti(import.meta.url, {
+    interopDefault: true,
+    alias: { ithaca: new URL('./index.js', import.meta.url).pathname },
+  });
+  let loaded: unknown;
+  try {
+    loaded = await jiti.import(file, { default: true });
+  } catch (error) {
+    throw new UserError(
+      `${name} cannot be run: ${(error as Error).message.split('\n')[0]}`,
+      'it must export its configuration: export default defineConfig({ … })',
+      { cause: error },
+    );
+  }
+  return typeof loaded === 'function' ? await (loaded as () => unknown)() : loaded;
+}
