@@ -131,6 +131,15 @@ export function evaluateSize(size: SizeLike, symbols: SymbolValues): number {
   return total;
 }
 
+/** The size with one symbol renamed. */
+export const renameSymbol = (size: Size, from: string, to: string): Size =>
+  make(
+    size.terms.map((t) => ({
+      coefficient: t.coefficient,
+      symbols: t.symbols.map((s) => (s === from ? to : s)).sort(),
+    })),
+  );
+
 /** Inverse of `key`: `2*S*H + -1`. */
 export function parseSize(text: string): Size {
   return make(
