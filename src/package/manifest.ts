@@ -42,7 +42,7 @@ export const manifestSchema = z.strictObject({
   /** Longest document the model is known to be right for; absent: any length. */
   maxDocument: z.strictObject({ tokens: count, reason: text }).optional(),
   parameters: z.array(parameter),
-  passes: z.array(z.strictObject({ name: text, options: z.record(z.string(), z.unknown()), ms: z.number() })),
+  passes: z.array(z.strictObject({ name: text, options: z.record(z.string(), z.unknown()) })),
   optimizer: z.strictObject({
     beta1: z.number(),
     beta2: z.number(),
