@@ -1,0 +1,123 @@
+/** Which tensors are alive together inside a lowered model. */
+import { constantOf } from '../../../ir/size.js';
+import { printDim, printType, withPending, type Type } from '../../../ir/type.js';
+import type { Temporaries } from './lowered.js';
+
+export interface Step {
+  readonly op: string;
+  readonly inputs: readonly number[];
+  readonly outputs: readonly number[];
+  /** Memory the node allocates inside, while it runs. */
+  readonly scratch: readonly Type[];
+}
+
+/** Their result is their operand's memory. */
+const VIEWS: ReadonlySet<string> = new Set(['Reshape', 'Unsqueeze', 'Squeeze', 'Identity']);
+
+/** Ops that ONNX Runtime lets write over a dying operand of the same size. */
+const IN_PLACE: ReadonlySet<string> = new Set(
+  'Add Sub Mul Div Neg Abs Exp Log Sqrt Reciprocal Tanh Sigmoid Relu Not And Or Softmax ScatterElements'.split(
+    ' ',
+  ),
+);
+
+/** Bytes as a sum of products of local dims: bytes per unit by monomial. */
+type Bytes = ReadonlyMap<string, number>;
+
+/**
+ * Sets of buffers alive at each step, in the order of the steps, pruned to the maximal ones. Values in
+ * `outside` (inputs, outputs, literals) and scalars are not counted.
+ */
+export function temporariesOf(
+  steps: readonly Step[],
+  types: readonly (Type | undefined)[],
+  outside: ReadonlySet<number>,
+): Temporaries {
+  const last = new Map<number, number>();
+  steps.forEach((step, at) => step.inputs.forEach((id) => last.set(id, at)));
+  const buffers = buffersOf(steps, types, outside, last);
+  const end = new Map<number, number>();
+  steps.forEach((step, at) => {
+    for (const id of [...step.inputs, ...step.outputs]) {
+      const buffer = buffers.get(id);
+      if (buffer !== undefined) end.set(buffer, at);
+    }
+  });
+  const alive = new Set<number>();
+  const sets: Type[][] = [];
+  steps.forEach((step, at) => {
+    for (const id of step.outputs) {
+      const buffer = buffers.get(id);
+      if (buffer !== undefined) alive.add(buffer);
+    }
+    sets.push([...[...alive].map((id) => types[id]!), ...step.scratch]);
+    for (const buffer of alive) if (end.get(buffer)! <= at) alive.delete(buffer);
+  });
+  return maximal(sets);
+}
+
+/** For every counted value the value whose memory it is: its own, or that of an operand. */
+function buffersOf(
+  steps: readonly Step[],
+  types: readonly (Type | undefined)[],
+  outside: ReadonlySet<number>,
+  last: ReadonlyMap<number, number>,
+): ReadonlyMap<number, number> {
+  const buffers = new Map<number, number>();
+  const holders = new Map<number, number[]>();
+  const isCounted = (id: number): boolean => !outside.has(id) && (types[id]?.dims.length ?? 0) > 0;
+  steps.forEach((step, at) => {
+    const isDying = (id: number, like: Type): boolean => {
+      const buffer = buffers.get(id);
+      return (
+        buffer !== undefined &&
+        localText(types[id]!) === localText(like) &&
+        holders.get(buffer)!.every((holder) => (last.get(holder) ?? -1) <= at)
+      );
+    };
+    for (const id of step.outputs.filter(isCounted)) {
+      const source = VIEWS.has(step.op)
+        ? step.inputs[0]
+        : IN_PLACE.has(step.op)
+          ? step.inputs.find((operand) => isDying(operand, types[id]!))
+          : undefined;
+      const shared = source === undefined ? id : buffers.get(source);
+      // A view of an input or a literal takes no memory.
+      if (shared === undefined) continue;
+      buffers.set(id, shared);
+      holders.set(shared, [...(holders.get(shared) ?? []), id]);
+    }
+  });
+  return buffers;
+}
+
+const localText = (type: Type): string => printType(withPending(type, undefined));
+
+function bytesOf(types: readonly Type[]): Bytes {
+  const total = new Map<string, number>();
+  for (const type of types) {
+    let bytes = type.dtype === 'bool' ? 1 : 4;
+    const factors: string[] = [];
+    for (const d of type.dims) {
+      const constant = d.split === undefined ? constantOf(d.size) : undefined;
+      if (constant === undefined) factors.push(printDim(d));
+      else bytes *= constant;
+    }
+    const key = factors.sort().join('·');
+    total.set(key, (total.get(key) ?? 0) + bytes);
+  }
+  return total;
+}
+
+const dominated = (a: Bytes, b: Bytes): boolean => [...a].every(([key, bytes]) => bytes <= (b.get(key) ?? 0));
+
+function maximal(sets: readonly (readonly Type[])[]): Temporaries {
+  const kept: { bytes: Bytes; texts: readonly string[] }[] = [];
+  for (const set of sets) {
+    const bytes = bytesOf(set);
+    if (set.length === 0 || kept.some((other) => dominated(bytes, other.bytes))) continue;
+    for (let i = kept.length - 1; i >= 0; i--) if (dominated(kept[i]!.bytes, bytes)) kept.splice(i, 1);
+    kept.push({ bytes, texts: set.map(localText).sort() });
+  }
+  return kept.map((set) => set.texts);
+}
