@@ -169,7 +169,7 @@ function forwardModel(form: Form): AttentionModel {
   const operands = operandsOf(tile);
   const headMap = headMapOf(tile);
   const { scores } = scoresOf(tile, operands, headMap);
-  const last = build.int64s([-1]);
+  const last = build.int64s([2]);
   const max = build.op('ReduceMax', [scores, last], ROWS, { keepdims: 1 });
   const weights = build.op('Exp', [build.op('Sub', [scores, max], SCORES)], SCORES);
   const total = build.op('ReduceSum', [weights, last], ROWS, { keepdims: 1 });
@@ -188,7 +188,7 @@ function forwardModel(form: Form): AttentionModel {
 const perRow = ({ build }: Tile, x: OrtValue): OrtValue =>
   build.op(
     'Unsqueeze',
-    [build.op('Transpose', [x], f32(HEADS, QUERIES), { perm: [1, 0] }), build.int64s([-1])],
+    [build.op('Transpose', [x], f32(HEADS, QUERIES), { perm: [1, 0] }), build.int64s([2])],
     ROWS,
   );
 
@@ -213,7 +213,7 @@ function backwardModel(form: Form): AttentionModel {
   const dvTotal = addToKeys(tile, dvSum, dv, onehot);
 
   const along = build.op('Mul', [g, out], g.type!);
-  const delta = build.op('ReduceSum', [along, build.int64s([-1])], f32(QUERIES, HEADS), { keepdims: 0 });
+  const delta = build.op('ReduceSum', [along, build.int64s([2])], f32(QUERIES, HEADS), { keepdims: 0 });
   const values = repeated(tile, operands.v, headMap);
   const dWeights = build.op('MatMul', [gHeads, transposed(tile, values)], SCORES);
   const centred = build.op('Sub', [dWeights, perRow(tile, delta)], SCORES);

@@ -56,7 +56,9 @@ export const rmsNormVjp: OrtKernel = {
     const [x, w, g] = [k.operand(0), k.operand(1), k.operand(2)];
     const rows = rowsOf(k);
     const { full, row, size } = rows;
-    const squares = k.build.op('ReduceSumSquare', [x, k.build.int64s([-1])], row, { keepdims: 1 });
+    const squares = k.build.op('ReduceSumSquare', [x, k.build.int64s([full.dims.length - 1])], row, {
+      keepdims: 1,
+    });
     const variance = withScalar(
       k,
       'Add',

@@ -97,9 +97,10 @@ export const concat: OrtKernel = {
   lower: (k) => [k.build.op('Concat', operands(k), resultType(k), { axis: attrDim(k) })],
 };
 
+/** Axes are never negative: of an empty tensor ONNX Runtime then gives back the operand's shape. */
 export const reduction = (op: 'ReduceSum' | 'ReduceMean' | 'ReduceMax'): OrtKernel => ({
   lower: (k) => {
-    const dims = numbersAttr(k.attrs, 'dims');
+    const dims = numbersAttr(k.attrs, 'dims').map((d) => dimIndex(d, operandType(k, 0).dims.length));
     if (dims.length === 0) return [k.operand(0)];
     const attrs = { keepdims: k.attrs['keep'] === true ? 1 : 0 };
     return [k.build.op(op, [k.operand(0), k.build.int64s(dims)], resultType(k), attrs)];
