@@ -1,8 +1,10 @@
 import { invariant } from '../errors.js';
+import { checkAttrs } from './attrs.js';
 import { makeNode, type Attrs, type Graph, type Node, type Value } from './graph.js';
 import type { Builder } from './op.js';
 import { TypeMismatch } from './op.js';
 import { opDef } from './ops/index.js';
+import { placementFault, printType } from './type.js';
 
 /** Builds one node, inferring its types. Throws `TypeMismatch`. */
 export function emit(
@@ -15,7 +17,13 @@ export function emit(
   const variadic = def.operands.at(-1)?.startsWith('...') === true;
   if (variadic ? operands.length < def.operands.length : operands.length !== def.operands.length)
     throw new TypeMismatch(`${op} takes (${def.operands.join(', ')}), got ${operands.length} operands`);
+  checkAttrs(op, def.attrs ?? {}, attrs);
+  if (options.region !== undefined && op !== 'tiled') throw new TypeMismatch(`${op} takes no body`);
   const types = def.infer({ types: operands.map((v) => v.type), attrs, region: options.region });
+  for (const type of types) {
+    const fault = placementFault(type);
+    if (fault !== undefined) throw new TypeMismatch(`${op} would give ${printType(type)}: ${fault}`);
+  }
   return makeNode({ op, operands, attrs, types, loc: options.loc, region: options.region }).results;
 }
 

@@ -1,9 +1,10 @@
 import { TypeMismatch, type InferContext } from './op.js';
 import type { Attrs } from './graph.js';
-import { constantOf, sameSize, type Size } from './size.js';
+import { constantOf, sameSize } from './size.js';
 import {
   printDim,
   printType,
+  sameDim,
   sameSplit,
   tensorType,
   type Axis,
@@ -15,9 +16,10 @@ import {
 /**
  * In which operands an op is linear, and so lets a pending sum through:
  * `joint`: in all of them together (add); `each`: in any one while the others are settled (mul, matmul);
- * `first`: in the first only (div, scaling by a settled value); `none`.
+ * `first`: in the first only (div, scaling by a settled value); `last`: in the last only (the `_vjp` ops, in
+ * their cotangent); `none`.
  */
-export type Linearity = 'joint' | 'each' | 'first' | 'none';
+export type Linearity = 'joint' | 'each' | 'first' | 'last' | 'none';
 
 export function pendingOf(types: readonly Type[], linearity: Linearity): Axis | undefined {
   const pending = types.map((t) => t.pending);
@@ -26,7 +28,8 @@ export function pendingOf(types: readonly Type[], linearity: Linearity): Axis | 
   const legal =
     (linearity === 'joint' && pending.every((axis) => axis === pending[0])) ||
     (linearity === 'each' && axes.length === 1) ||
-    (linearity === 'first' && axes.length === 1 && pending[0] !== undefined);
+    (linearity === 'first' && axes.length === 1 && pending[0] !== undefined) ||
+    (linearity === 'last' && axes.length === 1 && pending[pending.length - 1] !== undefined);
   if (!legal)
     throw new TypeMismatch(
       `a sum is still pending in ${types.map(printType).join(', ')}; it must be settled before an op that is not linear in it`,
@@ -42,7 +45,7 @@ export const requireDType = (type: Type, dtype: DType, what: string): void => {
 export function unifyDims(a: Dim, b: Dim): Dim {
   if (sameSize(a.size, b.size)) {
     if (!sameSplit(a.split, b.split)) {
-      if (constantOf(a.size) !== 1)
+      if (constantOf(a.size) !== 1 || (a.split !== undefined && b.split !== undefined))
         throw new TypeMismatch(`placements differ: ${printDim(a)} against ${printDim(b)}`);
       return a.split === undefined ? b : a;
     }
@@ -68,12 +71,30 @@ export function broadcastDims(types: readonly Type[]): Dim[] {
 }
 
 /**
- * A pending sum spread by broadcasting must not meet a split dim of the same axis: the sum of the shards
- * would not be a shard of the sum.
+ * A pending sum must not be broadcast along a split dim: each rank would keep its share of its own part only,
+ * and the parts of the others would be lost.
  */
-function refusePendingSplit(dims: readonly Dim[], pending: Axis | undefined): void {
-  if (pending !== undefined && dims.some((d) => d.split?.axis === pending && d.split.of === undefined))
-    throw new TypeMismatch(`a sum pending over ${pending} meets a dim split over ${pending}`);
+export function refusePendingSplit(types: readonly Type[], dims: readonly Dim[]): void {
+  for (const { split } of dims)
+    for (const { pending, dims: own } of types)
+      if (split !== undefined && pending !== undefined && !own.some((d) => sameSplit(d.split, split)))
+        throw new TypeMismatch(`a sum pending over ${pending} meets a dim split over ${split.axis}`);
+}
+
+/**
+ * The pending sum that summing over `summed` dims leaves behind, where one over `passing` was pending before.
+ * Over K/V heads that several ranks hold only a pending sum adds up right: settled copies would count twice.
+ */
+export function summedOver(summed: readonly Dim[], passing: Axis | undefined): Axis | undefined {
+  const split = summed.find((d) => d.split !== undefined)?.split;
+  if (split === undefined) return passing;
+  if (split.of === undefined ? passing !== undefined : passing !== split.axis)
+    throw new TypeMismatch(
+      split.of === undefined
+        ? `a dim split over ${split.axis} is summed while a sum over ${passing} is pending`
+        : `a sum over K/V heads that several ranks hold would count them more than once`,
+    );
+  return split.axis;
 }
 
 /** Inference of an elementwise op with broadcasting. */
@@ -82,7 +103,7 @@ export const elementwise =
   ({ types }: InferContext<Attrs>): readonly Type[] => {
     const dims = broadcastDims(types);
     const pending = pendingOf(types, linearity);
-    refusePendingSplit(dims, pending);
+    refusePendingSplit(types, dims);
     return [tensorType(result === 'same' ? types[types.length - 1]!.dtype : result, dims, pending)];
   };
 
@@ -122,18 +143,18 @@ export function parseAxes(spec: string): Signature {
  * Inference from an axis string. Letters name dims; equal letters must have equal size and placement.
  * A letter absent from a result is summed there: when it is split, that result is a pending sum.
  * UPPER case letters must be whole. `...` stands for any leading dims, the same in every operand that has
- * it. Letters that appear in a result only are given by `extra`.
+ * it (numpy broadcasting with `broadcast`). Operands are f32 unless `operandDTypes` says otherwise.
  */
 export const axes =
   (
     spec: string,
     options: {
       linearity?: Linearity;
-      dtypes?: readonly DType[];
-      extra?: (attrs: Attrs) => Record<string, Size>;
+      operandDTypes?: readonly DType[];
+      broadcast?: boolean;
     } = {},
   ) =>
-  ({ types, attrs }: InferContext<Attrs>): readonly Type[] => {
+  ({ types }: InferContext<Attrs>): readonly Type[] => {
     const signature = parseAxes(spec);
     const bound = new Map<string, Dim>();
     let leading: Dim[] | undefined;
@@ -148,6 +169,7 @@ export const axes =
         throw new TypeMismatch(`dim '${letter}' of '${spec}' must be whole, it is ${printDim(d)}`);
     };
     types.forEach((type, i) => {
+      requireDType(type, options.operandDTypes?.[i] ?? 'f32', `operand ${i} of '${spec}'`);
       const letters = signature.operands[i]!;
       const dots = letters[0] === '...';
       const named = dots ? letters.slice(1) : letters;
@@ -156,29 +178,26 @@ export const axes =
         throw new TypeMismatch(`${printType(type)} does not fit '${letters.join(' ')}' of '${spec}'`);
       if (dots) {
         const dims = type.dims.slice(0, lead);
-        leading = leading === undefined ? dims : unifyLeading(leading, dims);
+        leading = leading === undefined ? dims : unifyLeading(leading, dims, options.broadcast === true);
       }
       named.forEach((letter, j) => bind(letter, type.dims[lead + j]!));
     });
-    for (const [letter, size] of Object.entries(options.extra?.(attrs) ?? {})) bind(letter, { size });
     const passing = pendingOf(types, options.linearity ?? 'each');
-    return signature.results.map((letters, i) => {
+    return signature.results.map((letters) => {
       const summed = [...bound].filter(([letter]) => !letters.includes(letter)).map(([, d]) => d);
       if (leading !== undefined && !letters.includes('...')) summed.push(...leading);
-      const contracted = summed.find((d) => d.split !== undefined)?.split?.axis;
-      if (contracted !== undefined && passing !== undefined)
-        throw new TypeMismatch(
-          `a dim split over ${contracted} is summed while a sum over ${passing} is pending`,
-        );
       const dims = letters.flatMap((letter) => (letter === '...' ? leading! : [bound.get(letter)!]));
-      refusePendingSplit(dims, contracted ?? passing);
-      return tensorType(options.dtypes?.[i] ?? 'f32', dims, contracted ?? passing);
+      refusePendingSplit(types, dims);
+      return tensorType('f32', dims, summedOver(summed, passing));
     });
   };
 
-function unifyLeading(a: readonly Dim[], b: readonly Dim[]): Dim[] {
-  if (a.length === 0) return [...b];
-  if (b.length === 0) return [...a];
-  if (a.length !== b.length) throw new TypeMismatch('leading dims differ in number');
+function unifyLeading(a: readonly Dim[], b: readonly Dim[], broadcast: boolean): Dim[] {
+  if (broadcast && a.length === 0) return [...b];
+  if (broadcast && b.length === 0) return [...a];
+  if (a.length !== b.length || (!broadcast && !a.every((d, i) => sameDim(d, b[i]!))))
+    throw new TypeMismatch(
+      `leading dims differ: [${a.map(printDim).join(', ')}] against [${b.map(printDim).join(', ')}]`,
+    );
   return a.map((d, i) => unifyDims(d, b[i]!));
 }

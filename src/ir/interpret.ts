@@ -90,7 +90,10 @@ function evaluateNode(
         ranks: members.map((r) => mesh.ranks[r]!),
         shapes: members.map((r) => shapesOn(mesh.ranks[r]!)),
       });
-      members.forEach((r, i) => (out[r] = results[i]!));
+      members.forEach((r, i) => {
+        const shapes = shapesOn(mesh.ranks[r]!);
+        out[r] = results[i]!.map((t, k) => checked(node, t, shapes[k]!));
+      });
     }
     return out;
   }

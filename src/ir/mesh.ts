@@ -53,6 +53,10 @@ export function unshardTensor(
       seen[at] = 1;
     });
   });
+  invariant(
+    seen.every((s) => s === 1),
+    'the ranks hold only a part of the whole',
+  );
   return whole;
 }
 

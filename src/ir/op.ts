@@ -1,3 +1,4 @@
+import type { AttrKinds } from './attrs.js';
 import type { Attrs, Graph, Value } from './graph.js';
 import type { RankBinding } from './placement.js';
 import type { Size } from './size.js';
@@ -79,6 +80,8 @@ export interface OpDef<A extends Attrs = Attrs> {
   readonly doc: string;
   /** Names of the operands; a last one that starts with `...` stands for any number. */
   readonly operands: readonly string[];
+  /** Attributes it reads; checked before `infer` sees them. */
+  readonly attrs?: AttrKinds;
   /** Result types from operand types: shape, element type and placement. Throws `TypeMismatch`. */
   infer(ctx: InferContext<A>): readonly Type[];
   /** Placements an op insists on (attention: whole sequence, split heads). Operand types must equal these. */

@@ -1,5 +1,14 @@
 import { UserError } from '../errors.js';
-import { constantOf, parseSize, productOfSizes, sameSize, toSize, type Size, type SizeLike } from './size.js';
+import {
+  constantOf,
+  divideSizes,
+  parseSize,
+  productOfSizes,
+  sameSize,
+  toSize,
+  type Size,
+  type SizeLike,
+} from './size.js';
 
 /** Element types of the IR. Integers are ids, positions and labels; they are never differentiated. */
 export type DType = 'f32' | 'i32' | 'bool';
@@ -87,18 +96,54 @@ export function cotangentType(type: Type): Type {
   return spread ? type : tensorType(type.dtype, type.dims, 'sp');
 }
 
+/**
+ * What is wrong with a placement, or undefined. A tensor has one split dim at most, because `sp` lies inside
+ * `world`: two would leave each rank a block of a diagonal. A pending sum is whole on every rank, save for
+ * K/V heads, whose holders add up what they hold.
+ */
+export function placementFault({ dims, pending }: Type): string | undefined {
+  const split = dims.filter((d) => d.split !== undefined);
+  if (dims.some((d) => (constantOf(d.size) ?? 0) < 0)) return 'a dim has a negative size';
+  if (split.length > 1) return 'two dims are split, a tensor can have one split dim';
+  const [first] = split;
+  if (first?.split === undefined) return undefined;
+  const { axis, unit, of } = first.split;
+  const pieces = unit >= 1 ? divideSizes(first.size, unit) : undefined;
+  if (pieces === undefined) return `${printDim(first)} is not a multiple of its unit`;
+  if (of === undefined)
+    return pending === undefined ? undefined : `a sum pending over ${pending} meets a dim split over ${axis}`;
+  const heads = constantOf(pieces);
+  if (axis !== 'sp' || heads === undefined || heads < 1 || of < 1 || of % heads !== 0)
+    return `${printDim(first)}: ${of} query heads over sp are expected to be a multiple of the K/V heads`;
+  return pending === 'world' ? `a sum pending over world meets ${printDim(first)}` : undefined;
+}
+
+/** `sp`, `sp/64`, `sp(8)`: what stands after the `@` of a split dim. */
+export const printSplit = ({ axis, unit, of }: Split): string =>
+  `${axis}${unit === 1 ? '' : `/${unit}`}${of === undefined ? '' : `(${of})`}`;
+
 export function printDim({ size, split }: Dim): string {
   const text = size.terms.length > 1 ? `(${size.key})` : size.key;
-  if (split === undefined) return text;
-  const unit = split.unit === 1 ? '' : `/${split.unit}`;
-  return `${text}@${split.axis}${unit}${split.of === undefined ? '' : `(${split.of})`}`;
+  return split === undefined ? text : `${text}@${printSplit(split)}`;
 }
 
 export const printType = (type: Type): string =>
   `${type.dtype}[${type.dims.map(printDim).join(', ')}]${type.pending === undefined ? '' : `{U:${type.pending}}`}`;
 
 const TYPE = /^(f32|i32|bool)\[(.*)\](?:\{U:(sp|world)\})?$/;
-const DIM = /^(\([^()]*\)|[^@()]+)(?:@(sp|world)(?:\/(\d+))?(?:\((\d+)\))?)?$/;
+const DIM = /^(\([^()]*\)|[^@()]+)(?:@(.*))?$/;
+const SPLIT = /^(sp|world)(?:\/([1-9]\d*))?(?:\(([1-9]\d*)\))?$/;
+
+/** Inverse of `printSplit`; undefined when the text is not a split. */
+export function parseSplit(text: string): Split | undefined {
+  const match = SPLIT.exec(text);
+  if (match === null) return undefined;
+  const [, axis, unit, of] = match;
+  return splitOn(axis as Axis, {
+    ...(unit === undefined ? {} : { unit: Number(unit) }),
+    ...(of === undefined ? {} : { of: Number(of) }),
+  });
+}
 
 /** Inverse of `printType`. */
 export function parseType(text: string): Type {
@@ -107,21 +152,17 @@ export function parseType(text: string): Type {
     throw new UserError(`'${text}' is not a type; expected something like f32[S@sp, 64]{U:sp}`);
   const [, dtype, inner, pending] = match;
   const dims = inner!.trim() === '' ? [] : inner!.split(',').map(parseDim);
-  return tensorType(dtype as DType, dims, pending as Axis | undefined);
+  const type = tensorType(dtype as DType, dims, pending as Axis | undefined);
+  const fault = placementFault(type);
+  if (fault !== undefined) throw new UserError(`'${text}' is not a type: ${fault}`);
+  return type;
 }
 
-function parseDim(text: string): Dim {
+/** Inverse of `printDim`. */
+export function parseDim(text: string): Dim {
   const match = DIM.exec(text.trim());
-  if (match === null)
+  const split = match?.[2] === undefined ? undefined : parseSplit(match[2]);
+  if (match === null || (match[2] !== undefined && split === undefined))
     throw new UserError(`'${text.trim()}' is not a dim; expected something like S@sp or 2@sp(8)`);
-  const [, size, axis, unit, of] = match;
-  const parsed = parseSize(size!.replace(/^\(|\)$/g, ''));
-  if (axis === undefined) return dim(parsed);
-  return dim(
-    parsed,
-    splitOn(axis as Axis, {
-      ...(unit === undefined ? {} : { unit: Number(unit) }),
-      ...(of === undefined ? {} : { of: Number(of) }),
-    }),
-  );
+  return dim(parseSize(match[1]!.replace(/^\(|\)$/g, '')), split);
 }

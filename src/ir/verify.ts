@@ -2,7 +2,7 @@ import { emit } from './build.js';
 import { topologicalOrder, type Graph, type Node } from './graph.js';
 import { isCollective, TypeMismatch } from './op.js';
 import { isOpName, opDef } from './ops/index.js';
-import { printType, sameType } from './type.js';
+import { placementFault, printType, sameType } from './type.js';
 
 /**
  * The verifier. Rules, each with the phase from which it holds:
@@ -10,7 +10,7 @@ import { printType, sameType } from './type.js';
  *   1. Every op exists; inputs have unique names; outputs have unique names.
  *   2. Operands are defined before their users (a DAG); a scheduled graph lists every node once.
  *   3. Every node's types are those its op infers from its operands: element types, shapes, placements
- *      and pending sums.
+ *      and pending sums; those of inputs are ones a mesh can hold.
  *   4. Regions obey the same rules and hold no collectives.
  *   5. `sp` is used only in a mesh that has it, likewise `world`.
  */
@@ -59,7 +59,11 @@ function checkNode(
     for (const axis of [type.pending, ...type.dims.map((d) => d.split?.axis)])
       if (axis !== undefined && !graph.axes.includes(axis))
         report(5, `${printType(type)} uses axis ${axis}, the mesh has {${graph.axes.join(', ')}}`, node.loc);
-  if (node.op === 'input') return;
+  if (node.op === 'input') {
+    const fault = placementFault(node.results[0]!.type);
+    if (fault !== undefined) report(3, `input '${String(node.attrs['name'])}': ${fault}`, node.loc);
+    return;
+  }
   try {
     const inferred = emit(node.op, node.operands, node.attrs, { region: node.region });
     node.results.forEach((value, i) => {

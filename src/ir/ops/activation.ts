@@ -1,6 +1,7 @@
-import { elementwise } from '../infer.js';
+import { elementwise, requireDType } from '../infer.js';
 import type { Attrs } from '../graph.js';
-import type { Sample } from '../op.js';
+import { TypeMismatch, type InferContext, type Sample } from '../op.js';
+import { printType, sameType, withPending, type Type } from '../type.js';
 import { defineOp, mapElements } from './define.js';
 import { erf } from './erf.js';
 
@@ -26,6 +27,20 @@ const geluSlope =
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x * x);
   };
 
+const infer = (ctx: InferContext<Attrs>): readonly Type[] => {
+  requireDType(ctx.types[0]!, 'f32', 'the operand of an activation');
+  return elementwise('none')(ctx);
+};
+
+/** Linear in g, which has the shape and placement of x. */
+const inferVjp = (ctx: InferContext<Attrs>): readonly Type[] => {
+  const [x, g] = ctx.types as readonly [Type, Type];
+  if (!sameType(x, withPending(g, x.pending)))
+    throw new TypeMismatch(`the cotangent of an activation of ${printType(x)} is ${printType(g)}`);
+  requireDType(x, 'f32', 'the operand of an activation');
+  return elementwise('last')(ctx);
+};
+
 const samples = (attrs: Attrs): Sample[] => [{ operands: [{ type: 'f32[S@sp, 4]', range: [-3, 3] }], attrs }];
 const pairSamples = (attrs: Attrs): Sample[] => [
   { operands: [{ type: 'f32[S@sp, 4]', range: [-3, 3] }, { type: 'f32[S@sp, 4]' }], attrs },
@@ -34,7 +49,8 @@ const pairSamples = (attrs: Attrs): Sample[] => [
 export const gelu = defineOp('gelu', {
   doc: 'Gaussian error linear unit; `approximate` is "none" (erf) or "tanh" (arXiv 1606.08415).',
   operands: ['x'],
-  infer: elementwise('none'),
+  attrs: { 'approximate?': ['none', 'tanh'] },
+  infer,
   vjp: ({ cotangents: [g], operands: [x], attrs, build }) => [g && build.one('gelu_vjp', [x!, g], attrs)],
   eval: ({ inputs, shapes, attrs }) => [mapElements(shapes[0]!, inputs, geluOf(attrs))],
   samples: [...samples({ approximate: 'none' }), ...samples({ approximate: 'tanh' })],
@@ -43,7 +59,8 @@ export const gelu = defineOp('gelu', {
 export const geluVjp = defineOp('gelu_vjp', {
   doc: "g · gelu'(x).",
   operands: ['x', 'g'],
-  infer: elementwise('none'),
+  attrs: { 'approximate?': ['none', 'tanh'] },
+  infer: inferVjp,
   eval: ({ inputs, shapes, attrs }) => {
     const slope = geluSlope(attrs);
     return [mapElements(shapes[0]!, inputs, (x, g) => g * slope(x))];
@@ -54,7 +71,7 @@ export const geluVjp = defineOp('gelu_vjp', {
 export const silu = defineOp('silu', {
   doc: 'x · sigmoid(x) (SiLU, swish; arXiv 1702.03118).',
   operands: ['x'],
-  infer: elementwise('none'),
+  infer,
   vjp: ({ cotangents: [g], operands: [x], build }) => [g && build.one('silu_vjp', [x!, g])],
   eval: ({ inputs, shapes }) => [mapElements(shapes[0]!, inputs, (x) => x * sigmoidOf(x))],
   samples: samples({}),
@@ -63,7 +80,7 @@ export const silu = defineOp('silu', {
 export const siluVjp = defineOp('silu_vjp', {
   doc: "g · silu'(x) = g · σ(x) · (1 + x · (1 − σ(x))).",
   operands: ['x', 'g'],
-  infer: elementwise('none'),
+  infer: inferVjp,
   eval: ({ inputs, shapes }) => [
     mapElements(shapes[0]!, inputs, (x, g) => g * sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x)))),
   ],

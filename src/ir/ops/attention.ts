@@ -4,7 +4,18 @@ import { pendingOf, requireDType } from '../infer.js';
 import { TypeMismatch, type EvalContext, type InferContext, type Tensor } from '../op.js';
 import { followingRange, shardRange } from '../placement.js';
 import { constantOf, mulSizes, productOfSizes, sameSize, symbolSize, type Size } from '../size.js';
-import { dim, printDim, printType, sameSplit, splitOn, tensorType, type Dim, type Type } from '../type.js';
+import {
+  dim,
+  printDim,
+  printType,
+  sameSplit,
+  sameType,
+  splitOn,
+  tensorType,
+  withPending,
+  type Dim,
+  type Type,
+} from '../type.js';
 import { defineOp, tensor } from './define.js';
 
 /** What a query may see, inside its document: everything, what is not later, or at most `window` back. */
@@ -31,6 +42,8 @@ export function attendedPairs(symbol: string, lengths: readonly number[]): numbe
   }, 0);
 }
 
+const MASKED = { mask: ['full', 'causal', 'window'], 'window?': 'integer', scale: 'number' } as const;
+
 const headsOf = (type: Type): number => {
   const heads = constantOf(type.dims[1]!.size);
   if (heads === undefined) throw new TypeMismatch('the number of heads must be constant');
@@ -44,15 +57,18 @@ export const followingDim = (kvHeads: number, query: Dim): Dim => {
   return dim(kvHeads, splitOn(query.split.axis, kvHeads === heads ? {} : { of: heads }));
 };
 
-function check({ types }: InferContext<Attrs>): { q: Type; k: Type; v: Type } {
+function check({ types, attrs }: InferContext<Attrs>): { q: Type; k: Type; v: Type } {
   const [q, k, v, documents] = types as readonly [Type, Type, Type, Type];
   pendingOf(types.slice(0, 4), 'none');
+  if (attrs['mask'] === 'window' && !(Number(attrs['window']) >= 1))
+    throw new TypeMismatch('the window of attention must be 1 or more');
   requireDType(documents, 'i32', 'the documents of attention');
   for (const [name, t] of [
     ['q', q],
     ['k', k],
     ['v', v],
   ] as const) {
+    requireDType(t, 'f32', `${name} of attention`);
     if (t.dims.length !== 3)
       throw new TypeMismatch(`${name} of attention is ${printType(t)}, expected [tokens, heads, head size]`);
     if (t.dims[0]!.split !== undefined)
@@ -62,8 +78,18 @@ function check({ types }: InferContext<Attrs>): { q: Type; k: Type; v: Type } {
     if (t.dims[2]!.split !== undefined)
       throw new TypeMismatch(`attention needs its head size whole, ${name} is ${printType(t)}`);
   }
+  const spread = q.dims[1]!.split;
+  if (spread !== undefined && !sameSplit(spread, splitOn('sp')))
+    throw new TypeMismatch(
+      `the query heads of attention are ${printDim(q.dims[1]!)}, expected a split over sp`,
+    );
   const [heads, kvHeads] = [headsOf(q), headsOf(k)];
-  if (heads % kvHeads !== 0 || headsOf(v) !== kvHeads || !sameSize(q.dims[2]!.size, k.dims[2]!.size))
+  if (
+    kvHeads < 1 ||
+    heads % kvHeads !== 0 ||
+    headsOf(v) !== kvHeads ||
+    !sameSize(q.dims[2]!.size, k.dims[2]!.size)
+  )
     throw new TypeMismatch(
       `heads of attention do not fit: q ${printType(q)}, k ${printType(k)}, v ${printType(v)}`,
     );
@@ -83,6 +109,11 @@ function check({ types }: InferContext<Attrs>): { q: Type; k: Type; v: Type } {
     );
   return { q, k, v };
 }
+
+const resultTypes = (q: Type, v: Type): [Type, Type] => [
+  tensorType('f32', [q.dims[0]!, q.dims[1]!, v.dims[2]!]),
+  tensorType('f32', [q.dims[0]!, q.dims[1]!]),
+];
 
 /** `[S, H@sp, D]`: the whole sequence, a share of the heads. */
 function demands({ types }: InferContext<Attrs>): Type[] {
@@ -218,15 +249,14 @@ const operandSamples = [
 export const attention = defineOp('attention', {
   doc: 'softmax(scale · q kᵀ, masked) v over packed documents; query head h reads K/V head ⌊h·Hkv/H⌋. Results: the output and the log-sum-exp of every row (arXiv 2205.14135).',
   operands: ['q', 'k', 'v', 'documents'],
+  attrs: MASKED,
   demands,
   infer: (ctx) => {
     const { q, v } = check(ctx);
-    return [
-      tensorType('f32', [q.dims[0]!, q.dims[1]!, v.dims[2]!]),
-      tensorType('f32', [q.dims[0]!, q.dims[1]!]),
-    ];
+    return resultTypes(q, v);
   },
-  vjp: ({ cotangents: [g], operands, results, wanted, attrs, build }) => {
+  vjp: ({ cotangents: [g, lse], operands, results, wanted, attrs, build }) => {
+    if (lse !== undefined) throw new TypeMismatch('attention is not differentiated through its log-sum-exp');
     if (g === undefined) return operands.map(() => undefined);
     const grads = build('attention_vjp', [...operands, results[0]!, results[1]!, g], attrs);
     return operands.map((_, i) => (i < 3 && wanted[i] ? grads[i] : undefined));
@@ -249,12 +279,20 @@ const sumOf = (a: Size, b: Size): Size => {
 export const attentionVjp = defineOp('attention_vjp', {
   doc: 'Cotangents (dq, dk, dv) of attention; those of K/V heads that several ranks hold are pending sums.',
   operands: ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'],
+  attrs: MASKED,
   demands,
   infer: (ctx) => {
     const { q, k, v } = check(ctx);
+    const [out, lse] = resultTypes(q, v);
+    const passing = pendingOf(ctx.types, 'last');
+    const expected = [out, lse, withPending(out, passing)];
+    ctx.types.slice(4).forEach((t, i) => {
+      if (!sameType(t, expected[i]!))
+        throw new TypeMismatch(`attention_vjp got ${printType(t)}, expected ${printType(expected[i]!)}`);
+    });
     const pending = (t: Type): Type =>
-      tensorType('f32', t.dims, t.dims[1]!.split?.of === undefined ? undefined : 'sp');
-    return [tensorType('f32', q.dims), pending(k), pending(v)];
+      tensorType('f32', t.dims, t.dims[1]!.split?.of === undefined ? passing : 'sp');
+    return [withPending(q, passing), pending(k), pending(v)];
   },
   eval: evaluateVjp,
   flops: (ctx) => pairFlops(ctx, (d, dv) => productOfSizes([6 * constantOf(d)! + 4 * constantOf(dv)!])),

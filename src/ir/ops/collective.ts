@@ -1,7 +1,13 @@
-import type { Attrs } from '../graph.js';
+import type { Attrs, Value } from '../graph.js';
 import { numberAttr } from '../graph.js';
 import { dimIndex } from '../infer.js';
-import { TypeMismatch, type InferContext, type MeshEvalContext, type Tensor } from '../op.js';
+import {
+  TypeMismatch,
+  type InferContext,
+  type MeshEvalContext,
+  type Tensor,
+  type VjpContext,
+} from '../op.js';
 import { positionOn, shardRange, splitRange, type RankBinding } from '../placement.js';
 import { constantOf } from '../size.js';
 import {
@@ -16,6 +22,8 @@ import {
   type Type,
 } from '../type.js';
 import { defineOp, gatherIndices, stridesOf, tensor } from './define.js';
+
+const AXES: readonly Axis[] = ['sp', 'world'];
 
 const axisOf = (attrs: Attrs): Axis => attrs['axis'] as Axis;
 
@@ -44,41 +52,70 @@ const offsetsAt = (rank: number, at: number, offset: number): number[] =>
 /** Split of dim `to` after an all-to-all: K/V heads follow the `heads` query heads when there are fewer of them. */
 const headSplit = (size: number | undefined, attrs: Attrs): Split => {
   const heads = attrs['heads'] as number | undefined;
-  return splitOn('sp', heads === undefined || size === undefined || heads === size ? {} : { of: heads });
+  const follows = heads !== undefined && size !== undefined && size < heads;
+  return splitOn('sp', follows ? { of: heads } : {});
+};
+
+/** Dims an exchange goes from and to, counted from the front. */
+const exchanged = (t: Type, attrs: Attrs): readonly [number, number] => [
+  dimIndex(numberAttr(attrs, 'from'), t.dims.length),
+  dimIndex(numberAttr(attrs, 'to'), t.dims.length),
+];
+
+/** `vjp` of an op that treats each operand by itself: operands without a cotangent take no part. */
+const eachCotangent = (
+  { cotangents, build }: VjpContext<Attrs>,
+  op: string,
+  attrs: Attrs,
+): readonly (Value | undefined)[] => {
+  const given = cotangents.filter((g) => g !== undefined);
+  const grads = given.length === 0 ? [] : build(op, given, attrs);
+  let next = 0;
+  return cotangents.map((g) => (g === undefined ? undefined : grads[next++]));
 };
 
 export const allToAll = defineOp('all_to_all', {
   doc: 'Ulysses’ exchange over sp (arXiv 2309.14509): every operand, split on dim `from`, becomes split on dim `to`. All operands travel in one exchange. `heads`: dims with fewer pieces than this follow its split. A pending sum of K/V heads that several ranks hold is settled on arrival.',
   operands: ['...xs'],
-  infer: ({ types, attrs }) => {
-    const [from, to] = [numberAttr(attrs, 'from'), numberAttr(attrs, 'to')];
-    return types.map((t) => {
-      const source = t.dims[dimIndex(from, t.dims.length)]!.split;
+  attrs: { from: 'integer', to: 'integer', 'heads?': 'integer' },
+  infer: ({ types, attrs }) =>
+    types.map((t) => {
+      const [from, to] = exchanged(t, attrs);
+      const source = t.dims[from]!.split;
       const overlapping = source?.of !== undefined;
-      if (source?.axis !== 'sp' || t.dims[dimIndex(to, t.dims.length)]!.split !== undefined)
+      if (source?.axis !== 'sp' || source.unit !== 1 || t.dims[to]!.split !== undefined)
         throw new TypeMismatch(
-          `all_to_all from dim ${from} to dim ${to} of ${printType(t)}: it must be split over sp on the one, whole on the other`,
+          `all_to_all from dim ${from} to dim ${to} of ${printType(t)}: it must be split over sp, in pieces of one, on the one, whole on the other`,
         );
       if (t.pending !== undefined && !(overlapping && t.pending === 'sp'))
         throw new TypeMismatch(`all_to_all of the pending sum ${printType(t)}`);
       const target = t.dims[to]!;
       const gathered = setDim(t, from, dim(t.dims[from]!.size));
       return setDim(gathered, to, dim(target.size, headSplit(constantOf(target.size), attrs)));
+    }),
+  vjp: (ctx) => {
+    const { from, to } = ctx.attrs;
+    const sources = ctx.operands.map(({ type }) => ({
+      type,
+      split: type.dims[exchanged(type, ctx.attrs)[0]]!.split,
+    }));
+    for (const { type, split } of sources)
+      if (split?.of !== undefined && type.pending === undefined)
+        throw new TypeMismatch(
+          `all_to_all of ${printType(type)} takes one of several copies and has no cotangent that they share`,
+        );
+    const heads = sources.find(({ split }) => split?.of !== undefined)?.split?.of;
+    return eachCotangent(ctx, 'all_to_all', {
+      from: to,
+      to: from,
+      ...(heads === undefined ? {} : { heads }),
     });
-  },
-  vjp: ({ cotangents, results, attrs, build, zeros, operands }) => {
-    const back = { from: attrs['to'], to: attrs['from'], ...headsBack(attrs) };
-    return build(
-      'all_to_all',
-      operands.map((_, i) => cotangents[i] ?? zeros(results[i]!)),
-      back,
-    );
   },
   evalMesh: (ctx) => {
     const { attrs, types, inputs, ranks, shapes } = ctx;
-    const [from, to] = [numberAttr(attrs, 'from'), numberAttr(attrs, 'to')];
     return ranks.map((receiver, r) =>
       types.map((type, k) => {
+        const [from, to] = exchanged(type, attrs);
         const out = tensor(shapes[r]![k]!);
         const wholeFrom = out.shape[from]!;
         const mine = rangeOn(
@@ -113,8 +150,6 @@ export const allToAll = defineOp('all_to_all', {
   samples: [],
 });
 
-const headsBack = (attrs: Attrs): Attrs => (attrs['heads'] === undefined ? {} : { heads: attrs['heads'] });
-
 const rangeOn = (size: number, split: Split, rank: RankBinding): { start: number; end: number } =>
   splitRange(size, split, positionOn(split.axis, rank));
 
@@ -142,13 +177,9 @@ const inferSettle =
 export const allReduce = defineOp('all_reduce', {
   doc: 'Settles pending sums over `axis`: every rank gets the whole. A sum pending over sp, seen across groups, is pending over world.',
   operands: ['...xs'],
+  attrs: { axis: AXES },
   infer: inferSettle('all_reduce', (t) => tensorType(t.dtype, t.dims)),
-  vjp: ({ cotangents, results, attrs, build, zeros, operands }) =>
-    build(
-      'all_reduce',
-      operands.map((_, i) => cotangents[i] ?? zeros(results[i]!)),
-      attrs,
-    ),
+  vjp: (ctx) => eachCotangent(ctx, 'all_reduce', ctx.attrs),
   evalMesh: sumOverMembers,
   samples: [],
 });
@@ -156,15 +187,13 @@ export const allReduce = defineOp('all_reduce', {
 export const reduceScatter = defineOp('reduce_scatter', {
   doc: 'Settles pending sums over `axis` so that each rank keeps its share of dim 0.',
   operands: ['...xs'],
-  infer: inferSettle('reduce_scatter', (t, attrs) =>
-    setDim(t, 0, dim(t.dims[0]!.size, splitOn(axisOf(attrs)))),
-  ),
-  vjp: ({ cotangents, results, attrs, build, zeros, operands }) =>
-    build(
-      'all_gather',
-      operands.map((_, i) => cotangents[i] ?? zeros(results[i]!)),
-      attrs,
-    ),
+  attrs: { axis: AXES },
+  infer: inferSettle('reduce_scatter', (t, attrs) => {
+    if (t.dims[0] === undefined)
+      throw new TypeMismatch(`reduce_scatter of ${printType(t)}, which has no dim`);
+    return setDim(t, 0, dim(t.dims[0].size, splitOn(axisOf(attrs))));
+  }),
+  vjp: (ctx) => eachCotangent(ctx, 'all_gather', ctx.attrs),
   evalMesh: (ctx) =>
     sumOverMembers(ctx).map((whole, r) => whole.map((t) => shardOf(t, ctx.ranks[r]!, axisOf(ctx.attrs)))),
   samples: [],
@@ -180,21 +209,22 @@ const shardOf = (whole: Tensor, rank: RankBinding, axis: Axis): Tensor => {
 export const allGather = defineOp('all_gather', {
   doc: 'Puts the shares of dim 0 over `axis` together on every rank.',
   operands: ['...xs'],
+  attrs: { axis: AXES },
   infer: ({ types, attrs }) =>
     types.map((t) => {
       const split = t.dims[0]?.split;
-      if (split?.axis !== axisOf(attrs) || split.of !== undefined || t.pending !== undefined)
+      if (
+        split?.axis !== axisOf(attrs) ||
+        split.of !== undefined ||
+        split.unit !== 1 ||
+        t.pending !== undefined
+      )
         throw new TypeMismatch(
-          `all_gather over ${axisOf(attrs)} needs a tensor split on dim 0, got ${printType(t)}`,
+          `all_gather over ${axisOf(attrs)} needs a tensor split on dim 0 in pieces of one, got ${printType(t)}`,
         );
       return setDim(t, 0, dim(t.dims[0]!.size));
     }),
-  vjp: ({ cotangents, results, attrs, build, zeros, operands }) =>
-    build(
-      'reduce_scatter',
-      operands.map((_, i) => cotangents[i] ?? zeros(results[i]!)),
-      attrs,
-    ),
+  vjp: (ctx) => eachCotangent(ctx, 'reduce_scatter', ctx.attrs),
   evalMesh: ({ inputs, ranks, shapes, types }) =>
     ranks.map((_, r) =>
       types.map((_, k) => {
@@ -213,6 +243,7 @@ export const allGather = defineOp('all_gather', {
 export const shard = defineOp('shard', {
   doc: 'This rank’s share of dim 0 over `axis` of a value that every rank holds; nothing travels.',
   operands: ['x'],
+  attrs: { axis: AXES },
   infer: ({ types: [x], attrs }) => {
     if (!isWhole(x!) || x!.dims.length === 0)
       throw new TypeMismatch(`shard needs a whole tensor with a dim, got ${printType(x!)}`);

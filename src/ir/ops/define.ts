@@ -1,7 +1,10 @@
 import type { Attrs, Value } from '../graph.js';
 import type { Builder, OpDef, Tensor } from '../op.js';
-import { constantOf, sameSize } from '../size.js';
-import type { Type } from '../type.js';
+import { constantOf } from '../size.js';
+import { sameDim, type DType, type Type } from '../type.js';
+
+/** Choices of a `dtype` or `to` attribute. */
+export const DTYPES: readonly DType[] = ['f32', 'i32', 'bool'];
 
 /** Declares an op; the identity, which fixes the types and the literal name. */
 export const defineOp = <const N extends string>(
@@ -73,7 +76,9 @@ export function unbroadcast(build: Builder, cotangent: Value, operand: Type): Va
   const extra = dims.length - operand.dims.length;
   const summed = dims.flatMap((d, i) => {
     const own = operand.dims[i - extra];
-    return own === undefined || (constantOf(own.size) === 1 && !sameSize(d.size, own.size)) ? [i] : [];
+    return own === undefined || (constantOf(own.size) === 1 && own.split === undefined && !sameDim(d, own))
+      ? [i]
+      : [];
   });
   if (summed.length === 0) return cotangent;
   const reduced = build.one('reduce_sum', [cotangent], { dims: summed, keep: true });

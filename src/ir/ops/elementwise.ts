@@ -1,9 +1,8 @@
-import { elementwise, pendingOf, requireDType } from '../infer.js';
+import { broadcastDims, elementwise, pendingOf, refusePendingSplit, requireDType } from '../infer.js';
 import type { Builder, Sample, VjpContext } from '../op.js';
 import type { Attrs, Value } from '../graph.js';
-import { broadcastDims } from '../infer.js';
 import { tensorType, type DType } from '../type.js';
-import { defineOp, mapElements, scalarConstant, unbroadcast } from './define.js';
+import { DTYPES, defineOp, mapElements, scalarConstant, unbroadcast } from './define.js';
 import { erf } from './erf.js';
 
 /** g where the condition holds, 0 elsewhere: linear in g, so that pending sums pass. */
@@ -130,6 +129,7 @@ export const not = defineOp('not', {
 export const cast = defineOp('cast', {
   doc: 'Conversion to element type `to`; floats to integers truncate towards zero.',
   operands: ['x'],
+  attrs: { to: DTYPES },
   infer: (ctx) => elementwise('none', ctx.attrs['to'] as DType)(ctx),
   vjp: ({ cotangents: [g], operands: [x], attrs }) => [
     x!.type.dtype === 'f32' && attrs['to'] === 'f32' ? g : undefined,
@@ -168,6 +168,7 @@ const binary = <const N extends string>(
     doc: `${doc} Broadcasts like numpy.`,
     operands: ['a', 'b'],
     infer: (ctx) => {
+      if (options.dtype !== undefined) requireDType(ctx.types[0]!, options.dtype, `first operand of ${name}`);
       requireDType(ctx.types[1]!, ctx.types[0]!.dtype, `second operand of ${name}`);
       return elementwise(linearity, options.result ?? 'same')(ctx);
     },
@@ -234,7 +235,7 @@ export const div = binary(
 );
 export const pow = binary(
   'pow',
-  'Power; the exponent is a constant, so only the base has a cotangent.',
+  'Power. The cotangent of the exponent takes the logarithm of the base, which must be positive there.',
   'none',
   Math.pow,
   pair(
@@ -290,7 +291,9 @@ export const where = defineOp('where', {
     requireDType(types[0]!, 'bool', 'the condition of where');
     requireDType(types[2]!, types[1]!.dtype, 'third operand of where');
     pendingOf([types[0]!], 'none');
-    return [tensorType(types[1]!.dtype, broadcastDims(types), pendingOf(types.slice(1), 'joint'))];
+    const dims = broadcastDims(types);
+    refusePendingSplit(types, dims);
+    return [tensorType(types[1]!.dtype, dims, pendingOf(types.slice(1), 'joint'))];
   },
   vjp: ({ cotangents: [g], operands: [condition, a, b], wanted, build }) => {
     if (g === undefined) return [undefined, undefined, undefined];

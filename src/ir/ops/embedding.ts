@@ -1,8 +1,8 @@
 import { constantOf } from '../size.js';
 import { numberAttr } from '../graph.js';
-import { pendingOf, requireDType } from '../infer.js';
+import { pendingOf, requireDType, summedOver } from '../infer.js';
 import { TypeMismatch } from '../op.js';
-import { dim, tensorType } from '../type.js';
+import { dim, printType, sameDim, tensorType } from '../type.js';
 import { defineOp, tensor } from './define.js';
 
 export const gather = defineOp('gather', {
@@ -11,8 +11,10 @@ export const gather = defineOp('gather', {
   infer: ({ types: [table, ids] }) => {
     requireDType(ids!, 'i32', 'the ids of gather');
     pendingOf([table!, ids!], 'none');
-    if (table!.dims.length === 0 || table!.dims[0]!.split !== undefined)
+    if (table!.dims[0] === undefined || table!.dims[0].split !== undefined)
       throw new TypeMismatch('the table of gather must be whole in its first dim');
+    if (constantOf(table!.dims[0].size) === undefined)
+      throw new TypeMismatch('the number of rows of the table of gather must be constant');
     return [tensorType(table!.dtype, [...ids!.dims, ...table!.dims.slice(1)])];
   },
   vjp: ({ cotangents: [g], operands: [table, ids], wanted, build }) => [
@@ -37,11 +39,17 @@ export const gather = defineOp('gather', {
 export const gatherVjp = defineOp('gather_vjp', {
   doc: 'Adds rows of g into a table of `rows` rows at their ids: the cotangent of gather’s table.',
   operands: ['ids', 'g'],
+  attrs: { rows: 'integer' },
   infer: ({ types: [ids, g], attrs }) => {
-    pendingOf([ids!, g!], 'none');
+    requireDType(ids!, 'i32', 'the ids of gather_vjp');
+    requireDType(g!, 'f32', 'the cotangent of gather_vjp');
     const lead = ids!.dims.length;
-    const split = [...ids!.dims, ...g!.dims.slice(0, lead)].map((d) => d.split).find((s) => s !== undefined);
-    return [tensorType('f32', [dim(numberAttr(attrs, 'rows')), ...g!.dims.slice(lead)], split?.axis)];
+    if (g!.dims.length < lead || !ids!.dims.every((d, i) => sameDim(d, g!.dims[i]!)))
+      throw new TypeMismatch(
+        `gather_vjp: ${printType(g!)} does not lead with the dims of ${printType(ids!)}`,
+      );
+    const pending = summedOver(ids!.dims, pendingOf([ids!, g!], 'last'));
+    return [tensorType('f32', [dim(numberAttr(attrs, 'rows')), ...g!.dims.slice(lead)], pending)];
   },
   eval: ({ inputs: [ids, g], shapes }) => {
     const out = tensor(shapes[0]!);

@@ -1,7 +1,8 @@
-import type { Value } from '../graph.js';
+import type { Attrs, Value } from '../graph.js';
 import { axes } from '../infer.js';
-import type { Builder } from '../op.js';
+import type { Builder, InferContext } from '../op.js';
 import { mulSizes, productOfSizes, constantOf } from '../size.js';
+import type { Type } from '../type.js';
 import { broadcastStrides, defineOp, gatherIndices, tensor, unbroadcast } from './define.js';
 
 const signature = (rankB: number): string =>
@@ -14,10 +15,23 @@ export const transposeLast = (build: Builder, x: Value): Value => {
   return build.one('transpose', [x], { perm });
 };
 
-/** `[..., m, k]` as `[M, k]`. */
-const flattenRows = (build: Builder, x: Value): Value => {
+const inferMatmul = (ctx: InferContext<Attrs>): readonly Type[] =>
+  axes(signature(ctx.types[1]!.dims.length), { broadcast: true })(ctx);
+
+/** Moves a split dim among the leading ones to the front, so that all of them can be merged. */
+const splitFirst = (build: Builder, x: Value): Value => {
   const dims = x.type.dims;
-  if (dims.length === 2) return x;
+  const at = dims.slice(0, -1).findIndex((d) => d.split !== undefined);
+  if (dims.slice(0, Math.max(at, 0)).every((d) => constantOf(d.size) === 1)) return x;
+  const others = dims.flatMap((_, i) => (i === at ? [] : [i]));
+  return build.one('transpose', [x], { perm: [at, ...others] });
+};
+
+/** `[..., m, k]` as `[M, k]`: the rows of two operands with the same leading dims, in the same order. */
+const flattenRows = (build: Builder, operand: Value): Value => {
+  if (operand.type.dims.length === 2) return operand;
+  const x = splitFirst(build, operand);
+  const dims = x.type.dims;
   const rows = productOfSizes(dims.slice(0, -1).map((d) => d.size));
   const last = dims[dims.length - 1]!.size;
   return build.one('reshape', [x], { shape: [constantOf(rows) ?? rows, constantOf(last) ?? last] });
@@ -26,7 +40,7 @@ const flattenRows = (build: Builder, x: Value): Value => {
 export const matmul = defineOp('matmul', {
   doc: 'Matrix product over the last two dims: `... m k, ... k n -> ... m n`; a 2-D second operand serves every leading dim.',
   operands: ['a', 'b'],
-  infer: (ctx) => axes(signature(ctx.types[1]!.dims.length))(ctx),
+  infer: inferMatmul,
   vjp: ({ cotangents: [g], operands: [a, b], wanted, build }) => {
     if (g === undefined) return [undefined, undefined];
     const shared = b!.type.dims.length === 2;
@@ -59,7 +73,7 @@ export const matmul = defineOp('matmul', {
     return [out];
   },
   flops: (ctx) => {
-    const [result] = axes(signature(ctx.types[1]!.dims.length))(ctx);
+    const [result] = inferMatmul(ctx);
     const k = ctx.types[0]!.dims[ctx.types[0]!.dims.length - 1]!.size;
     return mulSizes(mulSizes(productOfSizes(result!.dims.map((d) => d.size)), k), 2);
   },

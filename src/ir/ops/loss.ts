@@ -1,16 +1,16 @@
-import { axes, requireDType } from '../infer.js';
+import { axes } from '../infer.js';
 import type { InferContext } from '../op.js';
 import type { Attrs } from '../graph.js';
-import { tensorType, type Type } from '../type.js';
+import type { Type } from '../type.js';
 import { defineOp, tensor } from './define.js';
 
 /** Labels with this value are not predicted (the convention of PyTorch and Hugging Face). */
 export const IGNORED_LABEL = -100;
 
-const infer = (ctx: InferContext<Attrs>): readonly Type[] => {
-  requireDType(ctx.types[1]!, 'i32', 'the labels of cross_entropy');
-  return axes('t V, t -> , ', { linearity: 'none' })(ctx);
-};
+const infer: (ctx: InferContext<Attrs>) => readonly Type[] = axes('t V, t -> , ', {
+  linearity: 'none',
+  operandDTypes: ['f32', 'i32'],
+});
 
 const logSumExp = (data: Float64Array, start: number, n: number): number => {
   let max = -Infinity;
@@ -50,15 +50,7 @@ export const crossEntropy = defineOp('cross_entropy', {
 export const crossEntropyVjp = defineOp('cross_entropy_vjp', {
   doc: 'g · (softmax(logits) − one_hot(label)), zero where the label is −100; g is the cotangent of the sum.',
   operands: ['logits', 'labels', 'g'],
-  infer: ({ types: [logits, labels, g] }) => {
-    requireDType(labels!, 'i32', 'the labels of cross_entropy_vjp');
-    axes('t V, t,  -> t V', { linearity: 'none' })({
-      types: [logits!, labels!, g!],
-      attrs: {},
-      region: undefined,
-    });
-    return [tensorType('f32', logits!.dims)];
-  },
+  infer: axes('t V, t, -> t V', { linearity: 'last', operandDTypes: ['f32', 'i32', 'f32'] }),
   eval: ({ inputs: [logits, labels, g], shapes }) => {
     const out = tensor(shapes[0]!);
     const n = logits!.shape[1]!;

@@ -28,6 +28,7 @@ const samplesW = { type: 'f32[6]' } as const;
 export const rmsNorm = defineOp('rms_norm', {
   doc: 'x / sqrt(mean(x²) + eps) · weight over the last dim (arXiv 1910.07467).',
   operands: ['x', 'weight'],
+  attrs: { eps: 'number' },
   infer: axes('... D, D -> ... D', { linearity: 'none' }),
   vjp: ({ cotangents: [g], operands: [x, w], wanted, attrs, build }) => {
     if (g === undefined) return [undefined, undefined];
@@ -48,7 +49,8 @@ export const rmsNorm = defineOp('rms_norm', {
 export const rmsNormVjp = defineOp('rms_norm_vjp', {
   doc: 'Cotangents (dx, dweight) of rms_norm; dweight is summed over all rows.',
   operands: ['x', 'weight', 'g'],
-  infer: axes('... D, D, ... D -> ... D, D', { linearity: 'none' }),
+  attrs: { eps: 'number' },
+  infer: axes('... D, D, ... D -> ... D, D', { linearity: 'last' }),
   eval: ({ inputs: [x, w, g], attrs, shapes }) => {
     const [dx, dw] = [tensor(shapes[0]!), tensor(shapes[1]!)];
     forRows(x!, (start, n) => {
@@ -69,6 +71,7 @@ export const rmsNormVjp = defineOp('rms_norm_vjp', {
 export const layerNorm = defineOp('layer_norm', {
   doc: '(x − mean) / sqrt(var + eps) · weight + bias over the last dim (arXiv 1607.06450).',
   operands: ['x', 'weight', 'bias'],
+  attrs: { eps: 'number' },
   infer: axes('... D, D, D -> ... D', { linearity: 'none' }),
   vjp: ({ cotangents: [g], operands: [x, w], wanted, attrs, build }) => {
     if (g === undefined) return [undefined, undefined, undefined];
@@ -91,7 +94,8 @@ export const layerNorm = defineOp('layer_norm', {
 export const layerNormVjp = defineOp('layer_norm_vjp', {
   doc: 'Cotangents (dx, dweight, dbias) of layer_norm; dweight and dbias are summed over all rows.',
   operands: ['x', 'weight', 'g'],
-  infer: axes('... D, D, ... D -> ... D, D, D', { linearity: 'none' }),
+  attrs: { eps: 'number' },
+  infer: axes('... D, D, ... D -> ... D, D, D', { linearity: 'last' }),
   eval: ({ inputs: [x, w, g], attrs, shapes }) => {
     const [dx, dw, db] = [tensor(shapes[0]!), tensor(shapes[1]!), tensor(shapes[2]!)];
     forRows(x!, (start, n) => {

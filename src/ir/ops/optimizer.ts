@@ -1,6 +1,6 @@
 import type { Attrs } from '../graph.js';
 import { numberAttr } from '../graph.js';
-import { elementwise, pendingOf } from '../infer.js';
+import { elementwise, pendingOf, requireDType, summedOver } from '../infer.js';
 import { TypeMismatch } from '../op.js';
 import { printType, sameType, tensorType } from '../type.js';
 import { defineOp, mapElements, tensor } from './define.js';
@@ -10,7 +10,7 @@ export const sumSquares = defineOp('sum_squares', {
   operands: ['x'],
   infer: ({ types: [x] }) => {
     pendingOf([x!], 'none');
-    return [tensorType('f32', [], x!.dims.find((d) => d.split !== undefined)?.split?.axis)];
+    return [tensorType('f32', [], summedOver(x!.dims, undefined))];
   },
   eval: ({ inputs: [x], shapes }) => {
     const out = tensor(shapes[0]!);
@@ -23,6 +23,7 @@ export const sumSquares = defineOp('sum_squares', {
 export const clipFactor = defineOp('clip_factor', {
   doc: 'min(1, max_norm / (norm + 1e-6)): the factor that clips gradients to a global norm, as PyTorch’s clip_grad_norm_. max_norm 0 means no clipping.',
   operands: ['norm'],
+  attrs: { max_norm: 'number' },
   infer: elementwise('none'),
   eval: ({ inputs, shapes, attrs }) => {
     const max = numberAttr(attrs, 'max_norm');
@@ -36,16 +37,19 @@ const scalars = ['lr', 'correction1', 'correction2'];
 export const adamw = defineOp('adamw', {
   doc: 'AdamW with decoupled weight decay (arXiv 1711.05101): results (parameter, m, v). lr: learning rate of the step; correction1 = 1 − beta1^t, correction2 = 1 − beta2^t. All tensors are placed alike.',
   operands: ['parameter', 'gradient', 'm', 'v', ...scalars],
+  attrs: { beta1: 'number', beta2: 'number', eps: 'number', decay: 'number' },
   infer: ({ types }) => {
     pendingOf(types, 'none');
     const [parameter, gradient, m, v] = types;
+    requireDType(parameter!, 'f32', 'the parameter of adamw');
     for (const t of [gradient, m, v])
       if (!sameType(parameter!, t!))
         throw new TypeMismatch(
           `adamw: the parameter is ${printType(parameter!)}, another operand ${printType(t!)}`,
         );
     for (const t of types.slice(4))
-      if (t.dims.length !== 0) throw new TypeMismatch('adamw: lr and corrections are scalars');
+      if (t.dims.length !== 0 || t.dtype !== 'f32')
+        throw new TypeMismatch('adamw: lr and corrections are scalars');
     return [parameter!, parameter!, parameter!];
   },
   eval: ({ inputs, attrs, shapes }) => {

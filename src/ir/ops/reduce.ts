@@ -1,9 +1,9 @@
 import type { Attrs, Value } from '../graph.js';
 import { numbersAttr } from '../graph.js';
-import { dimIndex, pendingOf, requireDType } from '../infer.js';
+import { dimIndex, pendingOf, requireDType, summedOver } from '../infer.js';
 import { TypeMismatch, type InferContext, type Tensor, type VjpContext } from '../op.js';
 import { constantOf, productOfSizes } from '../size.js';
-import { dim, tensorType, type Type } from '../type.js';
+import { dim, printSplit, tensorType, type Type } from '../type.js';
 import {
   broadcastStrides,
   defineOp,
@@ -19,20 +19,23 @@ const reducedDims = (type: Type, attrs: Attrs): Set<number> =>
 
 /** A sum over a split dim is pending; any other reduction must see the dim whole. */
 const infer =
-  (kind: 'sum' | 'other') =>
+  (kind: 'sum' | 'mean' | 'max') =>
   ({ types: [x], attrs }: InferContext<Attrs>): Type[] => {
     requireDType(x!, 'f32', 'operand of a reduction');
     const reduced = reducedDims(x!, attrs);
     const split = [...reduced].map((i) => x!.dims[i]!.split).find((s) => s !== undefined);
-    if (split !== undefined && kind === 'other')
+    if (split !== undefined && kind !== 'sum')
       throw new TypeMismatch(
         `a reduction other than a sum runs over a dim split over ${split.axis}: it must be whole`,
       );
     const passing = pendingOf([x!], kind === 'sum' ? 'first' : 'none');
-    if (split !== undefined && passing !== undefined)
-      throw new TypeMismatch('a split dim is summed while a sum is pending');
+    if (kind === 'mean') count({ types: [x!], attrs });
+    const pending = summedOver(
+      [...reduced].map((i) => x!.dims[i]!),
+      passing,
+    );
     const dims = x!.dims.flatMap((d, i) => (!reduced.has(i) ? [d] : attrs['keep'] === true ? [dim(1)] : []));
-    return [tensorType('f32', dims, split?.axis ?? passing)];
+    return [tensorType('f32', dims, pending)];
   };
 
 /** A reduced value repeated to the operand's shape and placement. */
@@ -43,7 +46,7 @@ function spread(ctx: VjpContext<Attrs>, value: Value): Value {
   const shaped = ctx.attrs['keep'] === true ? value : ctx.build.one('reshape', [value], { shape: kept });
   return ctx.build.one('broadcast', [shaped], {
     shape: shapeAttr(x),
-    axes: x.dims.map((d) => d.split?.axis ?? ''),
+    axes: x.dims.map((d) => (d.split === undefined ? '' : printSplit(d.split))),
   });
 }
 
@@ -75,6 +78,7 @@ function fold(
 export const reduceSum = defineOp('reduce_sum', {
   doc: 'Sum over `dims`; `keep` leaves them as size 1. Over a split dim the result is a pending sum.',
   operands: ['x'],
+  attrs: { dims: 'integers', 'keep?': 'boolean' },
   infer: infer('sum'),
   vjp: (ctx) => [ctx.cotangents[0] && spread(ctx, ctx.cotangents[0])],
   eval: ({ inputs: [x], attrs, shapes }) => [fold(x!, attrs, shapes[0]!, 0, (a, b) => a + b)],
@@ -87,7 +91,8 @@ export const reduceSum = defineOp('reduce_sum', {
 export const reduceMean = defineOp('reduce_mean', {
   doc: 'Mean over whole `dims` of constant size.',
   operands: ['x'],
-  infer: infer('other'),
+  attrs: { dims: 'integers', 'keep?': 'boolean' },
+  infer: infer('mean'),
   vjp: (ctx) => {
     const [g] = ctx.cotangents;
     const size = count({ types: ctx.operands.map((v) => v.type), attrs: ctx.attrs });
@@ -104,7 +109,8 @@ export const reduceMean = defineOp('reduce_mean', {
 export const reduceMax = defineOp('reduce_max', {
   doc: 'Maximum over whole `dims`. Not differentiable here: it guards, it does not compute.',
   operands: ['x'],
-  infer: infer('other'),
+  attrs: { dims: 'integers', 'keep?': 'boolean' },
+  infer: infer('max'),
   eval: ({ inputs: [x], attrs, shapes }) => [fold(x!, attrs, shapes[0]!, -Infinity, Math.max)],
   samples: [{ operands: [{ type: 'f32[S@sp, 4]' }], attrs: { dims: [-1], keep: false } }],
 });
@@ -112,6 +118,7 @@ export const reduceMax = defineOp('reduce_max', {
 export const softmax = defineOp('softmax', {
   doc: 'e^x / Σ e^x over one whole dim.',
   operands: ['x'],
+  attrs: { dim: 'integer' },
   infer: ({ types: [x], attrs }) => {
     const at = dimIndex(attrs['dim'] as number, x!.dims.length);
     pendingOf([x!], 'none');

@@ -1,6 +1,6 @@
 import type { Attrs } from '../graph.js';
 import { numberAttr, numbersAttr } from '../graph.js';
-import { dimIndex, pendingOf, unifyDims } from '../infer.js';
+import { dimIndex, pendingOf, refusePendingSplit } from '../infer.js';
 import { TypeMismatch, type InferContext } from '../op.js';
 import {
   constantOf,
@@ -13,14 +13,28 @@ import {
   type Size,
   type SizeLike,
 } from '../size.js';
-import { dim, printType, splitOn, tensorType, type Axis, type Dim, type DType, type Type } from '../type.js';
-import { broadcastStrides, defineOp, gatherIndices, shapeAttr, stridesOf, tensor } from './define.js';
+import {
+  dim,
+  parseSplit,
+  printDim,
+  printType,
+  sameDim,
+  splitOn,
+  tensorType,
+  type Dim,
+  type DType,
+  type Type,
+} from '../type.js';
+import { broadcastStrides, DTYPES, defineOp, gatherIndices, shapeAttr, stridesOf, tensor } from './define.js';
 
 const shapeOf = (attrs: Attrs): readonly SizeLike[] => attrs['shape'] as readonly SizeLike[];
+
+const SLICE = { dim: 'integer', start: 'integer', end: 'integer', step: 'integer' } as const;
 
 export const constant = defineOp('constant', {
   doc: 'A small literal; big constants are parameters that are not trained.',
   operands: [],
+  attrs: { dtype: DTYPES, shape: 'shape', data: 'numbers' },
   infer: ({ attrs }) => {
     const shape = numbersAttr(attrs, 'shape');
     const elements = shape.reduce((product, n) => product * n, 1);
@@ -76,6 +90,8 @@ function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
   const leading = from.slice(0, at);
   const rest = from.slice(at + 1);
   const { split, size } = from[at]!;
+  if (to.length === 0)
+    throw new TypeMismatch(`a reshape removes the dim ${printDim(from[at]!)}: it must be whole`);
   if (leading.some((d) => constantOf(d.size) !== 1) || rest.some((d) => d.split !== undefined))
     throw new TypeMismatch('a split dim can be merged only as the leading factor');
   const pieceElements = mulSizes(productOfSizes(rest.map((d) => d.size)), split!.unit);
@@ -108,6 +124,7 @@ function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
 export const reshape = defineOp('reshape', {
   doc: 'The same elements in row-major order under another shape (global sizes).',
   operands: ['x'],
+  attrs: { shape: 'shape' },
   infer: ({ types: [x], attrs }) => [tensorType(x!.dtype, reshapeDims(x!.dims, shapeOf(attrs)), x!.pending)],
   vjp: ({ cotangents: [g], operands: [x], build }) => [
     g && build.one('reshape', [g], { shape: shapeAttr(x!.type) }),
@@ -121,30 +138,35 @@ export const reshape = defineOp('reshape', {
   ],
 });
 
+/** `perm` with every dim counted from the front. */
+function permutation(x: Type, attrs: Attrs): readonly number[] {
+  const given = numbersAttr(attrs, 'perm');
+  const perm = given.map((p) => dimIndex(p, x.dims.length));
+  if (perm.length !== x.dims.length || new Set(perm).size !== perm.length)
+    throw new TypeMismatch(`perm [${given.join(', ')}] does not permute ${printType(x)}`);
+  return perm;
+}
+
 export const transpose = defineOp('transpose', {
   doc: 'Permutes dims: result dim i is operand dim perm[i].',
   operands: ['x'],
-  infer: ({ types: [x], attrs }) => {
-    const perm = numbersAttr(attrs, 'perm');
-    if (perm.length !== x!.dims.length || new Set(perm).size !== perm.length)
-      throw new TypeMismatch(`perm [${perm.join(', ')}] does not permute ${printType(x!)}`);
-    return [
-      tensorType(
-        x!.dtype,
-        perm.map((p) => x!.dims[dimIndex(p, perm.length)]!),
-        x!.pending,
-      ),
-    ];
-  },
-  vjp: ({ cotangents: [g], attrs, build }) => {
-    const perm = numbersAttr(attrs, 'perm');
+  attrs: { perm: 'integers' },
+  infer: ({ types: [x], attrs }) => [
+    tensorType(
+      x!.dtype,
+      permutation(x!, attrs).map((p) => x!.dims[p]!),
+      x!.pending,
+    ),
+  ],
+  vjp: ({ cotangents: [g], operands: [x], attrs, build }) => {
+    const perm = permutation(x!.type, attrs);
     return [g && build.one('transpose', [g], { perm: perm.map((_, i) => perm.indexOf(i)) })];
   },
-  eval: ({ inputs: [x], attrs, shapes }) => {
+  eval: ({ inputs: [x], types, attrs, shapes }) => {
     const strides = stridesOf(x!.shape);
     const indices = gatherIndices(
       shapes[0]!,
-      numbersAttr(attrs, 'perm').map((p) => strides[p]!),
+      permutation(types[0]!, attrs).map((p) => strides[p]!),
     );
     return [{ shape: shapes[0]!, data: Float64Array.from(indices, (i) => x!.data[i]!) }];
   },
@@ -164,6 +186,7 @@ const wholeDim = (type: Type, at: number, op: string): Dim => {
 export const slice = defineOp('slice', {
   doc: 'Elements start, start + step, … below end of one dim of constant size.',
   operands: ['x'],
+  attrs: SLICE,
   infer: ({ types: [x], attrs }) => {
     const at = dimIndex(numberAttr(attrs, 'dim'), x!.dims.length);
     const size = constantOf(wholeDim(x!, at, 'slice').size);
@@ -215,13 +238,18 @@ function sliceIndices(whole: readonly number[], part: readonly number[], attrs: 
 export const unslice = defineOp('unslice', {
   doc: 'The adjoint of slice: its operand at start, start + step, …, zeros elsewhere, in a dim of `size`.',
   operands: ['x'],
+  attrs: { ...SLICE, size: 'integer' },
   infer: ({ types: [x], attrs }) => {
     const at = dimIndex(numberAttr(attrs, 'dim'), x!.dims.length);
-    wholeDim(x!, at, 'unslice');
+    const [start, end, step, size] = ['start', 'end', 'step', 'size'].map((name) => numberAttr(attrs, name));
+    const taken = constantOf(wholeDim(x!, at, 'unslice').size);
+    const bounded = start! >= 0 && start! <= end! && end! <= size! && step! >= 1;
+    if (!bounded || taken !== Math.ceil((end! - start!) / step!))
+      throw new TypeMismatch(`unslice ${start}:${end}:${step} of ${size} from dim ${at} of ${printType(x!)}`);
     return [
       tensorType(
         x!.dtype,
-        x!.dims.map((d, i) => (i === at ? dim(numberAttr(attrs, 'size')) : d)),
+        x!.dims.map((d, i) => (i === at ? dim(size!) : d)),
         x!.pending,
       ),
     ];
@@ -241,14 +269,21 @@ export const unslice = defineOp('unslice', {
 export const concat = defineOp('concat', {
   doc: 'Concatenation along a whole dim.',
   operands: ['...xs'],
+  attrs: { dim: 'integer' },
   infer: ({ types, attrs }) => {
-    const at = dimIndex(numberAttr(attrs, 'dim'), types[0]!.dims.length);
+    const [first] = types as readonly [Type, ...Type[]];
+    const at = dimIndex(numberAttr(attrs, 'dim'), first.dims.length);
+    for (const t of types)
+      if (
+        t.dtype !== first.dtype ||
+        t.dims.length !== first.dims.length ||
+        !t.dims.every((d, i) => i === at || sameDim(d, first.dims[i]!))
+      )
+        throw new TypeMismatch(`operands of concat differ: ${types.map(printType).join(', ')}`);
     types.forEach((t) => wholeDim(t, at, 'concat'));
     const total = types.reduce<Size>((sum, t) => addTo(sum, t.dims[at]!.size), toSize(0));
-    const dims = types[0]!.dims.map((_, i) =>
-      i === at ? dim(total) : types.map((t) => t.dims[i] ?? mismatch(types)).reduce(unifyDims),
-    );
-    return [tensorType(types[0]!.dtype, dims, pendingOf(types, 'joint'))];
+    const dims = first.dims.map((d, i) => (i === at ? dim(total) : d));
+    return [tensorType(first.dtype, dims, pendingOf(types, 'joint'))];
   },
   vjp: ({ cotangents: [g], operands, attrs, wanted, build }) => {
     const at = dimIndex(numberAttr(attrs, 'dim'), operands[0]!.type.dims.length);
@@ -281,35 +316,38 @@ const addTo = (a: Size, b: Size): Size => {
   return toSize(x + y);
 };
 
-const mismatch = (types: readonly Type[]): never => {
-  throw new TypeMismatch(`operands of concat differ: ${types.map(printType).join(', ')}`);
-};
-
-/** The type a `broadcast` asks for; `axes` places its dims ('' for whole). */
+/** The dims a `broadcast` asks for; `axes` places those that are new ('' for whole). */
 function broadcastTarget({ types: [x], attrs }: InferContext<Attrs>): Dim[] {
   const axes = attrs['axes'] as readonly string[];
-  return shapeOf(attrs).map((size, i) => {
-    const own = x!.dims[i - shapeOf(attrs).length + x!.dims.length];
-    if (own !== undefined && sameSize(own.size, size)) return own;
-    if (own !== undefined && constantOf(own.size) !== 1)
-      throw new TypeMismatch(
-        `cannot broadcast ${printType(x!)} to [${shapeOf(attrs)
-          .map((s) => toSize(s).key)
-          .join(', ')}]`,
-      );
-    return dim(size, axes[i] === '' || axes[i] === undefined ? undefined : splitOn(axes[i] as Axis));
+  const shape = shapeOf(attrs);
+  const dims = shape.map((size, i) => {
+    const own = x!.dims[i - shape.length + x!.dims.length];
+    const spreads = own === undefined || (constantOf(own.size) === 1 && own.split === undefined);
+    if (!spreads) return sameSize(own.size, size) ? own : refuse();
+    const split = axes[i] === '' || axes[i] === undefined ? undefined : parseSplit(axes[i]);
+    if (split === undefined && axes[i]) throw new TypeMismatch(`'${axes[i]}' is not a placement`);
+    return dim(size, split);
   });
+  if (dims.length < x!.dims.length) refuse();
+  refusePendingSplit([x!], dims);
+  return dims;
+
+  function refuse(): never {
+    const sizes = shape.map((s) => toSize(s).key).join(', ');
+    throw new TypeMismatch(`cannot broadcast ${printType(x!)} to [${sizes}]`);
+  }
 }
 
 export const broadcast = defineOp('broadcast', {
-  doc: 'Repeats dims of size 1 (and missing leading dims) up to `shape`; `axes` places the new dims.',
+  doc: 'Repeats dims of size 1 (and missing leading dims) up to `shape`; `axes` places the new dims (`sp`, `sp/64`, `sp(8)`, or empty for whole).',
   operands: ['x'],
+  attrs: { shape: 'shape', axes: 'strings' },
   infer: (ctx) => [tensorType(ctx.types[0]!.dtype, broadcastTarget(ctx), ctx.types[0]!.pending)],
   vjp: ({ cotangents: [g], operands: [x], results: [y], build }) => {
     if (g === undefined) return [undefined];
     const extra = y!.type.dims.length - x!.type.dims.length;
     const dims = y!.type.dims.flatMap((d, i) =>
-      i < extra || !sameSize(d.size, x!.type.dims[i - extra]!.size) ? [i] : [],
+      i < extra || !sameDim(d, x!.type.dims[i - extra]!) ? [i] : [],
     );
     const summed = dims.length === 0 ? g : build.one('reduce_sum', [g], { dims, keep: true });
     return [extra === 0 ? summed : build.one('reshape', [summed], { shape: shapeAttr(x!.type) })];
