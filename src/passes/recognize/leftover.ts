@@ -1,0 +1,47 @@
+import { UserError } from '../../errors.js';
+import { inputName, topologicalOrder, type Graph, type Node } from '../../ir/graph.js';
+import { printGraph } from '../../ir/text/print.js';
+import { isSymbolic } from '../match.js';
+import { describe } from './rule.js';
+import { softmaxDim } from './softmax.js';
+
+const CONTEXT_LINES = 12;
+
+/** The last lines of the IR that computes a node. */
+function around(node: Node, graph: Graph): string {
+  const part: Graph = { ...graph, inputs: [], outputs: [{ name: 'here', value: node.results[0]! }] };
+  const inputs = topologicalOrder(part).flatMap((n) => (n.op === 'input' ? n.results : []));
+  const lines = printGraph({ ...part, inputs })
+    .split('\n')
+    .slice(0, -2);
+  const first = lines.findIndex((line) => /^ {2}%\d+ = /.test(line));
+  return lines.slice(Math.max(first, lines.length - CONTEXT_LINES)).join('\n');
+}
+
+/**
+ * Refuses what would mix tokens behind the back of the sequence-parallel passes: a softmax over tokens that is
+ * not attention, and masks that something else reads. Throws a `UserError` that names the ONNX node.
+ */
+export function refuseLeftovers(graph: Graph, reasons: ReadonlyMap<Node, string>): void {
+  const nodes = topologicalOrder(graph);
+  for (const node of nodes) {
+    const overTokens =
+      node.op === 'softmax' && isSymbolic(node.results[0]!.type.dims[softmaxDim(node.results[0]!)]!);
+    if (!overTokens) continue;
+    const reason = reasons.get(node) ?? 'no product of its result with values follows';
+    throw new UserError(
+      `${describe(node)} runs over tokens and is nearly attention: ${reason}`,
+      `ithaca shards attention only when it is softmax(scale · q·kᵀ + mask)·v; the IR around it:\n${around(node, graph)}`,
+    );
+  }
+  for (const node of nodes) {
+    const mask = node.operands.find((v) => v.node.attrs['form'] === 'mask');
+    if (mask === undefined) continue;
+    throw new UserError(
+      `the mask '${inputName(mask)}' is read by ${describe(node)}, which is not part of an attention`,
+      `masks may be used in attention only; the IR around it:\n${around(node, graph)}`,
+    );
+  }
+  const output = graph.outputs.find(({ value }) => value.node.attrs['form'] === 'mask');
+  if (output !== undefined) throw new UserError(`the output '${output.name}' is an attention mask`);
+}

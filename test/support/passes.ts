@@ -1,0 +1,27 @@
+import type { Graph } from '../../src/ir/graph.js';
+import { recognize } from '../../src/passes/recognize.js';
+import { simplify } from '../../src/passes/simplify.js';
+import type { PassContext } from '../../src/passes/pass.js';
+
+export interface GoldenPass {
+  /** `options`: JSON after the pass's name in the RUN line. */
+  readonly run: (graph: Graph, options: unknown, context: PassContext) => Graph;
+  /** Whether both graphs have the same outputs, so that evaluating them can be compared. */
+  readonly keepsOutputs: boolean;
+}
+
+interface Runnable<Options> {
+  readonly options: { parse(given: unknown): Options };
+  run(graph: Graph, options: Options, context: PassContext): Graph;
+}
+
+const golden = <Options>(pass: Runnable<Options>, keepsOutputs: boolean): GoldenPass => ({
+  run: (graph, options, context) => pass.run(graph, pass.options.parse(options), context),
+  keepsOutputs,
+});
+
+/** Passes that golden files may run, by name; the folder of a golden file is its pass. */
+export const GOLDEN_PASSES: ReadonlyMap<string, GoldenPass> = new Map([
+  ['simplify', golden(simplify, true)],
+  ['recognize', golden(recognize, true)],
+]);
