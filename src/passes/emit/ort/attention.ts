@@ -14,6 +14,7 @@ interface Form {
   readonly attrs: Attrs;
   /** Whether several query heads share a K/V head. */
   readonly grouped: boolean;
+  readonly kvHeads: Dim;
   readonly headSize: Dim;
   readonly valueSize: Dim;
 }
@@ -42,6 +43,7 @@ export function lowerAttention(node: Node): AttentionKernels {
   const form: Form = {
     attrs: node.attrs,
     grouped: heads !== kvHeads,
+    kvHeads: heads === kvHeads ? HEADS : KV_HEADS,
     headSize: dim(headSize!),
     valueSize: dim(valueSize!),
   };
@@ -87,7 +89,7 @@ const headMajor = ({ build }: Tile, x: OrtValue): OrtValue => {
 
 /** K or V `[Tk, Hkvl, D]` as `[Hl, Tk, D]`: each query head gets the K/V head it reads. */
 function repeated(tile: Tile, x: OrtValue, headMap: OrtValue | undefined): OrtValue {
-  if (headMap === undefined) return headMajor(tile, { ...x, type: f32(KEYS, HEADS, x.type!.dims[2]!) });
+  if (headMap === undefined) return headMajor(tile, x);
   const type = f32(HEADS, KEYS, x.type!.dims[2]!);
   return tile.build.op('Gather', [headMajor(tile, x), headMap], type, { axis: 0 });
 }
@@ -135,8 +137,8 @@ interface Operands {
 
 const operandsOf = ({ input, form }: Tile): Operands => ({
   q: input('q', f32(QUERIES, HEADS, form.headSize)),
-  k: input('k', f32(KEYS, KV_HEADS, form.headSize)),
-  v: input('v', f32(KEYS, KV_HEADS, form.valueSize)),
+  k: input('k', f32(KEYS, form.kvHeads, form.headSize)),
+  v: input('v', f32(KEYS, form.kvHeads, form.valueSize)),
 });
 
 interface Scores {
@@ -232,10 +234,8 @@ function backwardModel(form: Form): AttentionModel {
 function addToKeys(tile: Tile, sum: OrtValue, x: OrtValue, onehot: OrtValue | undefined): OrtValue {
   const { build } = tile;
   const type = sum.type!;
-  const size = type.dims[2]!;
   const perKv = onehot === undefined ? x : groupedSum(tile, x, onehot);
-  const heads = onehot === undefined ? HEADS : KV_HEADS;
-  const rows = build.op('Transpose', [perKv], f32(KEYS, heads, size), { perm: [1, 0, 2] });
+  const rows = build.op('Transpose', [perKv], type, { perm: [1, 0, 2] });
   return build.op('Add', [sum, rows], type);
 }
 
