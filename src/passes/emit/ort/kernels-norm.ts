@@ -1,4 +1,8 @@
-/** Norms over the last dim. Cotangents of weights are sums over the local rows. */
+/**
+ * Norms over the last dim. Cotangents of weights are sums over the local rows. Nodes are emitted so that the
+ * order ONNX Runtime gives them (`executionOrder`) keeps few of the large tensors alive: what is to run first
+ * comes last.
+ */
 import { numberAttr } from '../../../ir/graph.js';
 import { constantOf } from '../../../ir/size.js';
 import { dim, tensorType, type Type } from '../../../ir/type.js';
@@ -68,11 +72,11 @@ export const rmsNormVjp: OrtKernel = {
     const inverse = k.build.op('Reciprocal', [k.build.op('Sqrt', [variance], row)], row);
     const normal = k.build.op('Mul', [x, inverse], full);
     const weighted = k.build.op('Mul', [g, normal], full);
-    const dw = sumRows(k, weighted, resultType(k, 1));
+    const scaled = k.build.op('Mul', [k.build.op('Mul', [g, w], full), inverse], full);
     const dot = k.build.op('Mul', [weightedMean(k, rows, weighted, w), inverse], row);
     const along = k.build.op('Mul', [normal, dot], full);
-    const scaled = k.build.op('Mul', [k.build.op('Mul', [g, w], full), inverse], full);
-    return [k.build.op('Sub', [scaled, along], full), dw];
+    const dx = k.build.op('Sub', [scaled, along], full);
+    return [dx, sumRows(k, weighted, resultType(k, 1))];
   },
 };
 
@@ -93,12 +97,12 @@ export const layerNormVjp: OrtKernel = {
       epsilon(k),
     );
     const weighted = k.build.op('Mul', [g, normal!], full);
-    const dw = sumRows(k, weighted, resultType(k, 1));
-    const db = sumRows(k, g, resultType(k, 2));
-    const dot = weightedMean(k, rows, weighted, w);
-    const along = k.build.op('Mul', [normal!, dot], full);
-    const across = k.build.op('Sub', [k.build.op('Mul', [g, w], full), along], full);
+    const product = k.build.op('Mul', [g, w], full);
+    const along = k.build.op('Mul', [normal!, weightedMean(k, rows, weighted, w)], full);
+    const across = k.build.op('Sub', [product, along], full);
     const centred = k.build.op('Sub', [across, weightedMean(k, rows, g, w)], full);
-    return [k.build.op('Mul', [centred, inverse!], full), dw, db];
+    const dx = k.build.op('Mul', [centred, inverse!], full);
+    const db = sumRows(k, g, resultType(k, 2));
+    return [dx, sumRows(k, weighted, resultType(k, 1)), db];
   },
 };

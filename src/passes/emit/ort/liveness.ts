@@ -25,14 +25,43 @@ const IN_PLACE: ReadonlySet<string> = new Set(
 type Bytes = ReadonlyMap<string, number>;
 
 /**
- * Sets of buffers alive at each step, in the order of the steps, pruned to the maximal ones. Values in
- * `outside` (inputs, outputs, literals) and scalars are not counted.
+ * Indices of the nodes in the order in which ONNX Runtime runs them: not that of the file, but depth first
+ * from the nodes that nobody uses, of several candidates the last in the file first (Graph::ReverseDFSFrom).
+ * Fusions may still swap neighbours.
+ */
+export function executionOrder(nodes: readonly Pick<Step, 'inputs' | 'outputs'>[]): readonly number[] {
+  const producers = new Map(nodes.flatMap((node, i) => node.outputs.map((id) => [id, i] as const)));
+  const sources = nodes.map((node) =>
+    [...new Set(node.inputs.flatMap((id) => producers.get(id) ?? []))].sort((a, b) => a - b),
+  );
+  const used = new Set(sources.flat());
+  const stack = nodes.flatMap((_, node) => (used.has(node) ? [] : [{ node, leaving: false }]));
+  const entered = new Set<number>();
+  const order: number[] = [];
+  for (let top = stack.pop(); top !== undefined; top = stack.pop()) {
+    const { node, leaving } = top;
+    if (leaving) order.push(node);
+    else if (!entered.has(node)) {
+      entered.add(node);
+      stack.push(
+        { node, leaving: true },
+        ...sources[node]!.map((source) => ({ node: source, leaving: false })),
+      );
+    }
+  }
+  return order;
+}
+
+/**
+ * Sets of buffers alive at each step of the execution, pruned to the maximal ones. Values in `outside`
+ * (inputs, outputs, literals) and scalars are not counted.
  */
 export function temporariesOf(
-  steps: readonly Step[],
+  nodes: readonly Step[],
   types: readonly (Type | undefined)[],
   outside: ReadonlySet<number>,
 ): Temporaries {
+  const steps = executionOrder(nodes).map((i) => nodes[i]!);
   const last = new Map<number, number>();
   steps.forEach((step, at) => step.inputs.forEach((id) => last.set(id, at)));
   const buffers = buffersOf(steps, types, outside, last);
