@@ -18,30 +18,50 @@ function scaled(value: Value): { readonly c: number; readonly x: Value } | undef
   return undefined;
 }
 
-/** x of √(2/π)·(x + 0.044715·x³), or the reason why it is not one. */
-function tanhArgument(value: Value, x: Value): string | undefined {
-  const inner = scaled(value);
-  if (inner === undefined) return 'the argument of tanh is not a scaled sum';
-  if (!nearly(inner.c, GELU_SQRT_2_OVER_PI))
-    return `the argument of tanh is scaled by ${inner.c}, expected sqrt(2/π) = ${GELU_SQRT_2_OVER_PI}`;
-  const cubic = cubicCoefficient(inner.x, x);
-  if (cubic === undefined) return 'the argument of tanh is not x + 0.044715·x³';
+/** Why a value is not √(2/π)·(x + 0.044715·x³); undefined when it is. */
+function notTanhArgument(value: Value, x: Value): string | undefined {
+  const [found] = [...products(value, 2), ...products(value, 3)].flatMap((factors) => {
+    const scale = takeFactor(factors, numberFactor);
+    const cubic = scale && cubicCoefficient(scale.others, x);
+    return cubic === undefined ? [] : [{ scale: scale!.found, cubic }];
+  });
+  if (found === undefined) return 'the argument of tanh is not c·(x + d·x³)';
+  const { scale, cubic } = found;
+  if (!nearly(scale, GELU_SQRT_2_OVER_PI))
+    return `the argument of tanh is scaled by ${scale}, expected sqrt(2/π) = ${GELU_SQRT_2_OVER_PI}`;
   return nearly(cubic, GELU_CUBIC) ? undefined : `its cubic term is ${cubic}, expected ${GELU_CUBIC}`;
 }
 
-/** c of x + c·x³, or of x·(1 + c·x²). */
-function cubicCoefficient(value: Value, x: Value): number | undefined {
-  for (const [a, b] of eitherOrder(value, 'add')) {
-    const term = a === x ? scaled(b) : undefined;
-    const power = term && powerOf(term.x);
-    if (power?.base === x && power.exponent === 3) return term!.c;
+/** c of x + c·x³, one factor, or of x·(1 + c·x²), one factor or two. */
+function cubicCoefficient(factors: readonly Factor[], x: Value): number | undefined {
+  const [one, another] = factors;
+  if (one !== undefined && another === undefined) {
+    const added = one.inverse ? [] : eitherOrder(one.value, 'add');
+    const [cubic] = added.flatMap(([a, b]) => (a === x ? (powerCoefficient(b, x, 3) ?? []) : []));
+    const [factored] = products(one.value, 2).flatMap((pair) => cubicCoefficient(pair, x) ?? []);
+    return one.inverse ? undefined : (cubic ?? factored);
   }
-  for (const factors of products(value, 2)) {
-    const sum = without(factors, x)?.[0];
-    const terms = sum && !sum.inverse ? plusNumber(sum.value) : undefined;
-    const square = terms?.c === 1 ? scaled(terms.x) : undefined;
-    const power = square && powerOf(square.x);
-    if (power?.base === x && power.exponent === 2) return square!.c;
+  const sum = without(factors, x)?.[0];
+  const terms = sum && !sum.inverse ? plusNumber(sum.value) : undefined;
+  return terms?.c === 1 ? powerCoefficient(terms.x, x, 2) : undefined;
+}
+
+/** c of c·x^n. */
+function powerCoefficient(value: Value, x: Value, exponent: number): number | undefined {
+  const readings = [2, 3, 4].flatMap((n) => products(value, n));
+  for (const factors of readings) {
+    const number = takeFactor(factors, numberFactor);
+    const powers = number?.others.map((f) =>
+      f.inverse
+        ? undefined
+        : f.value === x
+          ? 1
+          : powerOf(f.value)?.base === x
+            ? powerOf(f.value)!.exponent
+            : undefined,
+    );
+    const total = powers?.reduce((sum, n) => (sum === undefined || n === undefined ? undefined : sum + n), 0);
+    if (total === exponent) return number!.found;
   }
   return undefined;
 }
@@ -56,7 +76,7 @@ const gelu: RecognitionRule = (node, build) => {
     if (x === undefined || x.inverse) continue;
     const { kind, argument } = gate!.found;
     if (kind === 'tanh') {
-      const reason = tanhArgument(argument, x.value);
+      const reason = notTanhArgument(argument, x.value);
       if (reason !== undefined) return { nearMiss: `gelu: ${reason}` };
       return build.one('gelu', [x.value], { approximate: 'tanh' });
     }

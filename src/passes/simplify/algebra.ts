@@ -19,10 +19,11 @@ const COMMUTATIVE: ReadonlySet<string> = new Set(['add', 'mul', 'and', 'or', 'eq
 /** Constants stand on the right of commutative ops. */
 const constantsRight: Rule = (node, build) => {
   const [a, b] = node.operands;
-  if (!COMMUTATIVE.has(node.op) || uniformOf(a!) === undefined || uniformOf(b!) !== undefined)
-    return undefined;
+  if (!COMMUTATIVE.has(node.op) || !isConstant(a!) || isConstant(b!)) return undefined;
   return build.one(node.op, [b!, a!]);
 };
+
+const isConstant = (value: Value): boolean => value.node.op === 'constant' || uniformOf(value) !== undefined;
 
 type Neutral = (x: Value, build: Builder) => Value | undefined;
 const keep: Neutral = (x) => x;

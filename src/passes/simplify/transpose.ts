@@ -69,6 +69,23 @@ const sinkThroughConcat: Rule = (node, build) => {
   return permute(build, build.one('concat', operands, { dim: perm[numberAttr(node.attrs, 'dim')]! }), perm);
 };
 
+const sinkThroughReduction: Rule = (node, build) => {
+  const perm = node.op.startsWith('reduce_') ? permOf(node.operands[0]!) : undefined;
+  if (perm === undefined) return undefined;
+  const dims = numbersAttr(node.attrs, 'dims').map((d) => perm[d]!);
+  const kept = node.attrs['keep'] === true ? perm : perm.filter((p) => !dims.includes(p));
+  const order = kept.toSorted((a, b) => a - b);
+  const result = build.one(node.op, [node.operands[0]!.node.operands[0]!], {
+    ...node.attrs,
+    dims: dims.toSorted((a, b) => a - b),
+  });
+  return permute(
+    build,
+    result,
+    kept.map((p) => order.indexOf(p)),
+  );
+};
+
 /** Norms over the last dim, when the transpose leaves that in place. */
 const sinkThroughNorm: Rule = (node, build) => {
   const perm = node.op === 'rms_norm' || node.op === 'layer_norm' ? permOf(node.operands[0]!) : undefined;
@@ -93,6 +110,7 @@ export const transposeRules: readonly Rule[] = [
   sinkThroughElementwise,
   sinkThroughSlice,
   sinkThroughConcat,
+  sinkThroughReduction,
   sinkThroughNorm,
   liftOuter,
 ];

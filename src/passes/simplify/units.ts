@@ -3,7 +3,7 @@ import type { Builder } from '../../ir/op.js';
 import { shapeAttr } from '../../ir/ops/define.js';
 import type { OpName } from '../../ir/ops/index.js';
 import { tensorType, type Type } from '../../ir/type.js';
-import { isElementwise, isUnit, leadingUnits, permute, reshapeTo, sameDims } from '../match.js';
+import { isElementwise, isUnit, leadingUnits, permute, reshapeTo, sameDims, uniformOf } from '../match.js';
 import type { Rule } from './engine.js';
 
 /**
@@ -89,7 +89,8 @@ const squeezeBroadcast: Rule = (node, build) => {
   const { type } = node.results[0]!;
   const x = node.operands[0]!;
   const [own, target] = [leadingUnits(x.type), leadingUnits(type)];
-  if (own === 0 && target === 0) return undefined;
+  // A uniform value is broadcast straight from its scalar: a reshape of it would come back to this rule.
+  if ((own === 0 && target === 0) || uniformOf(x) !== undefined) return undefined;
   const squeezed = dropLeading(build, x, own);
   const wanted: Type = tensorType(type.dtype, type.dims.slice(target));
   const repeated = sameDims(squeezed.type.dims, wanted.dims)
@@ -98,22 +99,28 @@ const squeezeBroadcast: Rule = (node, build) => {
   return reshapeTo(build, repeated, type);
 };
 
-/** Dims of size 1 do not move: a transpose of them alone is a reshape. */
+/** Dims of size 1 do not move: leading ones are dropped, and a transpose of such dims alone is a reshape. */
 const squeezeTranspose: Rule = (node, build) => {
   if (node.op !== 'transpose') return undefined;
   const x = node.operands[0]!;
-  if (!x.type.dims.some(isUnit)) return undefined;
-  const kept = x.type.dims.flatMap((d, i) => (isUnit(d) ? [] : [i]));
-  const squeezed = reshapeTo(
-    build,
-    x,
-    tensorType(
-      x.type.dtype,
-      kept.map((i) => x.type.dims[i]!),
-    ),
+  const { type } = node.results[0]!;
+  const perm = numbersAttr(node.attrs, 'perm');
+  const moving = perm.filter((p) => !isUnit(x.type.dims[p]!));
+  if (moving.every((p, i) => i === 0 || moving[i - 1]! < p)) return reshapeTo(build, x, type);
+  const [before, after] = [leadingUnits(x.type), leadingUnits(type)];
+  if (before === 0 && after === 0) return undefined;
+  const kept = perm.filter((p, i) => p >= before && i >= after);
+  const order = kept.toSorted((a, b) => a - b);
+  const squeezed = tensorType(
+    x.type.dtype,
+    order.map((p) => x.type.dims[p]!),
   );
-  const perm = numbersAttr(node.attrs, 'perm').flatMap((p) => (kept.includes(p) ? [kept.indexOf(p)] : []));
-  return reshapeTo(build, permute(build, squeezed, perm), node.results[0]!.type);
+  const inner = permute(
+    build,
+    reshapeTo(build, x, squeezed),
+    kept.map((p) => order.indexOf(p)),
+  );
+  return reshapeTo(build, inner, type);
 };
 
 export const unitRules: readonly Rule[] = [
