@@ -50,7 +50,8 @@ export const constant = defineOp('constant', {
 /**
  * Placement across a reshape. Dims are matched in minimal groups of equal product. A split dim must lead
  * its group; the pieces it is split into keep their number, and the unit absorbs the factors merged into
- * or split off it.
+ * or split off it. The split goes to the first dim of the new group that is not 1 (to the first dim, if there
+ * is one piece only), so that the reshape back restores the placement.
  */
 export function reshapeDims(from: readonly Dim[], shape: readonly SizeLike[]): Dim[] {
   const to = shape.map(toSize);
@@ -94,16 +95,20 @@ function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
     throw new TypeMismatch(`a reshape removes the dim ${printDim(from[at]!)}: it must be whole`);
   if (leading.some((d) => constantOf(d.size) !== 1) || rest.some((d) => d.split !== undefined))
     throw new TypeMismatch('a split dim can be merged only as the leading factor');
+  const pieces = divideSizes(size, split!.unit);
+  const single = pieces && constantOf(pieces) === 1;
+  if (single && at > 0)
+    throw new TypeMismatch(`the one piece of ${printDim(from[at]!)} must be the leading factor of a reshape`);
   const pieceElements = mulSizes(productOfSizes(rest.map((d) => d.size)), split!.unit);
   const target = to.findIndex((s) => constantOf(s) !== 1);
-  const chosen = target < 0 ? 0 : target;
+  const chosen = single || target < 0 ? 0 : target;
   const inner = productOfSizes(to.slice(chosen + 1));
   const unit = divideSizes(pieceElements, inner);
   const constantUnit = unit && constantOf(unit);
   if (
     constantUnit === undefined ||
     constantUnit < 1 ||
-    !sameSize(mulSizes(divideSizes(size, split!.unit) ?? 0, constantUnit), to[chosen] ?? 1)
+    !sameSize(mulSizes(pieces ?? 0, constantUnit), to[chosen]!)
   )
     throw new TypeMismatch(
       `pieces of a dim split over ${split!.axis} would straddle the new dims [${to.map((s) => s.key).join(', ')}]`,
