@@ -145,6 +145,9 @@ const concats: Rule = (node, build) => {
   return merged.length === node.operands.length ? undefined : build.one('concat', merged, { dim });
 };
 
+/** Rules that hold for placed types, too: they move no dim that may be split. */
+export const placedRules: readonly Rule[] = [identity, merge];
+
 export const shapeRules: readonly Rule[] = [
   positiveDims,
   identity,

@@ -1,0 +1,228 @@
+import path from 'node:path';
+import type { Config } from '../config.js';
+import { UserError } from '../errors.js';
+import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
+import { readOnnxModel } from '../ir/onnx/decode.js';
+import type { OnnxModel } from '../ir/onnx/model.js';
+import { topologicalOrder, type Graph } from '../ir/graph.js';
+import { constantOf } from '../ir/size.js';
+import { printGraph } from '../ir/text/print.js';
+import { tensorType } from '../ir/type.js';
+import type { Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
+import type { Program } from '../package/program.js';
+import { writePackage } from '../package/write.js';
+import { gradientName } from '../passes/autodiff.js';
+import { emitProgram, type SegmentFiles } from '../passes/emit/program.js';
+import { runPasses, type PassRecord } from '../passes/manager.js';
+import type { Invariant } from '../passes/pass.js';
+import { FRONT, PIPELINES, stepsOf, type ProgramName } from '../passes/pipeline.js';
+import { buildUpdate } from '../passes/zero.js';
+import { VERSION } from '../version.js';
+import { costOf, type ProgramCost } from './cost.js';
+
+export interface CompileOptions {
+  readonly config: Config;
+  /** False takes a graph whose weights are absent: it can be inspected, not trained. */
+  readonly weights: boolean;
+  /** Replaces a package that is already there. */
+  readonly replace: boolean;
+  readonly onStage?: (stage: string) => void;
+  /** Where a failing pass leaves its reproducer. */
+  readonly reproducer?: string;
+}
+
+export interface CompileResult {
+  readonly manifest: Manifest;
+  readonly cost: Readonly<Record<ProgramName, ProgramCost>>;
+  readonly programs: ReadonlyMap<ProgramName, Program>;
+  readonly graphs: ReadonlyMap<ProgramName, Graph>;
+  readonly passes: readonly PassRecord[];
+}
+
+/** Everything of a package but its files on disk. */
+export interface Lowered extends CompileResult {
+  readonly files: SegmentFiles;
+}
+
+/** Compiles `model.onnx` into the package directory `out`. Throws `UserError` for what the model does not allow. */
+export async function compileModel(
+  modelPath: string,
+  out: string,
+  options: CompileOptions,
+): Promise<CompileResult> {
+  const lowered = await lowerModel(modelPath, options);
+  options.onStage?.('write');
+  await writePackage(
+    out,
+    {
+      manifest: lowered.manifest,
+      programs: new Map(
+        [...lowered.programs].map(([name, program]) => [
+          name,
+          { program, text: printGraph(lowered.graphs.get(name)!) },
+        ]),
+      ),
+      segments: lowered.files,
+      sourceModel: modelPath,
+      cost: lowered.cost,
+    },
+    { replace: options.replace },
+  );
+  return lowered;
+}
+
+/** The compiler without its output: model file to programs. */
+export async function lowerModel(modelPath: string, options: CompileOptions): Promise<Lowered> {
+  options.onStage?.('read');
+  const model = readOnnxModel(modelPath, { weights: options.weights });
+  options.onStage?.('import');
+  const imported = await importOnnx(model, { weights: options.weights, trainable: options.config.trainable });
+  const records: PassRecord[] = [];
+  const notes = [...imported.notes];
+  const recognized = new Map<string, number>();
+  const runner = (
+    graph: Graph,
+    entries: Parameters<typeof stepsOf>[0],
+    given: readonly Invariant[],
+  ): { graph: Graph; holds: Invariant[] } => {
+    const result = runPasses(graph, stepsOf(entries, options.config.passes), {
+      given,
+      ...(options.reproducer === undefined ? {} : { reproducer: options.reproducer }),
+    });
+    records.push(...result.records);
+    notes.push(...result.notes);
+    for (const [kind, n] of result.counts) recognized.set(kind, (recognized.get(kind) ?? 0) + n);
+    return { graph: result.graph, holds: [...result.holds] };
+  };
+  options.onStage?.('recognize');
+  const front = runner(imported.graph, FRONT, ['unplaced']);
+  options.onStage?.('transform');
+  const train = runner(front.graph, PIPELINES.train, front.holds).graph;
+  const evaluation = runner(front.graph, PIPELINES.eval, front.holds).graph;
+  const trained = imported.parameters.filter((p) =>
+    train.outputs.some((o) => o.name === gradientName(p.name)),
+  );
+  const update = runner(updateGraph(trained, options.config), PIPELINES.update, ['placed']).graph;
+  options.onStage?.('emit');
+  const graphs = new Map<ProgramName, Graph>([
+    ['train', { ...train, name: 'train' }],
+    ['eval', { ...evaluation, name: 'eval' }],
+    ['update', update],
+  ]);
+  const files: SegmentFiles = new Map();
+  const programs = new Map([...graphs].map(([name, graph]) => [name, emitProgram(graph, files, ['logits'])]));
+  const cost = Object.fromEntries([...graphs].map(([name, graph]) => [name, costOf(graph)])) as Record<
+    ProgramName,
+    ProgramCost
+  >;
+  const manifest = await manifestOf({
+    modelPath,
+    model,
+    imported,
+    train: front.graph,
+    trained,
+    records,
+    notes: [...new Set(notes)],
+    recognized,
+    config: options.config,
+  });
+  return { manifest, cost, programs, graphs, passes: records, files };
+}
+
+function updateGraph(trained: readonly ParameterInfo[], config: Config): Graph {
+  if (trained.length === 0)
+    throw new UserError('no parameter of the model is trained', 'loosen trainable.exclude in the config');
+  const names = new Set(trained.map((p) => p.name));
+  const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = config.optimizer;
+  return buildUpdate({
+    parameters: trained.map((p) => ({
+      name: p.name,
+      type: tensorType('f32', [...p.shape]),
+      ...(p.tiedTo !== undefined && names.has(p.tiedTo.name) ? { tiedTo: p.tiedTo } : {}),
+    })),
+    beta1,
+    beta2,
+    eps,
+    weightDecay,
+    clipNorm,
+    zeroStage,
+  });
+}
+
+/** The fewest query heads of an attention: no group may have more ranks. */
+function maxDegreeOf(graph: Graph): number {
+  const heads = topologicalOrder(graph).flatMap((n) =>
+    n.op === 'attention' ? [constantOf(n.operands[0]!.type.dims[1]!.size)!] : [],
+  );
+  return heads.length === 0 ? 1024 : Math.min(...heads);
+}
+
+function vocabularyOf(graph: Graph): number {
+  const logits = graph.outputs.find((o) => o.name === 'logits');
+  const size = logits && constantOf(logits.value.type.dims.at(-1)!.size);
+  if (size === undefined)
+    throw new UserError(
+      'the model has no output `logits` with a constant vocabulary',
+      'export the model with its language-model head',
+    );
+  return size;
+}
+
+function weightOf(model: OnnxModel, name: string): WeightLocation {
+  const initializer = model.initializers.get(name);
+  if (initializer === undefined || !initializer.isPresent()) return { kind: 'absent' };
+  const { location, dtype, bytes } = initializer;
+  if (location.kind === 'inline') return { kind: 'model', offset: location.offset, bytes, dtype };
+  if (location.kind === 'external')
+    return { kind: 'external', file: location.file, offset: location.offset, bytes, dtype };
+  return { kind: 'safetensors' };
+}
+
+interface ManifestSources {
+  readonly modelPath: string;
+  readonly model: OnnxModel;
+  readonly imported: Imported;
+  readonly train: Graph;
+  readonly trained: readonly ParameterInfo[];
+  readonly records: readonly PassRecord[];
+  readonly notes: readonly string[];
+  readonly recognized: ReadonlyMap<string, number>;
+  readonly config: Config;
+}
+
+async function manifestOf(from: ManifestSources): Promise<Manifest> {
+  const trained = new Set(from.trained.map((p) => p.name));
+  const parameters = from.imported.parameters.map((p): ParameterEntry => ({
+    name: p.name,
+    shape: [...p.shape],
+    trainable: trained.has(p.name),
+    reason: p.trainable && !trained.has(p.name) ? 'has no influence on the loss' : p.reason,
+    ...(p.torchName === undefined ? {} : { torchName: p.torchName.name, torchLayout: p.torchName.layout }),
+    ...(p.tiedTo === undefined ? {} : { tiedTo: p.tiedTo }),
+    weight: weightOf(from.model, p.name),
+  }));
+  const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = from.config.optimizer;
+  const { provenLength, maxPositions } = from.imported;
+  const limit = Math.min(provenLength ?? Infinity, maxPositions ?? Infinity);
+  const reason =
+    limit === maxPositions
+      ? `the position table has ${limit} rows`
+      : `the attention mask was proved up to ${limit} tokens`;
+  return {
+    format: 'ithaca-package',
+    version: 1,
+    ithaca: VERSION,
+    name: path.basename(from.modelPath).replace(/\.onnx$/, ''),
+    source: { file: path.basename(from.modelPath), sha256: await from.model.sha256(), bytes: 0 },
+    vocabulary: vocabularyOf(from.train),
+    maxDegree: maxDegreeOf(from.train),
+    ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
+    parameters,
+    passes: from.records.map(({ name, options }) => ({ name, options: { ...options } })),
+    optimizer: { beta1, beta2, eps, weightDecay, clipNorm, zeroStage },
+    recognized: Object.fromEntries(from.recognized),
+    notes: [...from.notes],
+    programs: ['train', 'eval', 'update'],
+    files: [],
+  };
+}
