@@ -8,6 +8,7 @@ import { constantOf, symbolSize } from '../../../ir/size.js';
 import { dim, tensorType, type Dim, type Type } from '../../../ir/type.js';
 import { modelBuilder, type ModelBuilder, type OrtValue } from './builder.js';
 import type { AttentionKernels, AttentionModel } from './lowered.js';
+import { elementCode } from './proto.js';
 
 /** All that the models depend on. */
 interface Form {
@@ -100,34 +101,39 @@ const transposed = ({ build }: Tile, x: OrtValue): OrtValue => {
   return build.op('Transpose', [x], f32(heads!, columns!, rows!), { perm: [0, 2, 1] });
 };
 
-/** 0 where a query sees a key, −∞ where not: `[Tq, Tk]`, for all heads. Undefined: every query sees every key. */
+/** Times the distance of a key that is not seen: beyond any score, and finite for documents of 2^24 tokens. */
+const HIDDEN = 1e30;
+
+/**
+ * 0 where a query sees a key, at most −HIDDEN where not: `[Tq, Tk]`, for all heads. Undefined: every query
+ * sees every key. Float arithmetic, because ONNX Runtime's comparisons and Where are not vectorised: with
+ * few heads they would take a third of the time. Indices are exact below 2^24.
+ */
 function maskOf(tile: Tile, q: OrtValue, k: OrtValue): OrtValue | undefined {
   const { build, form } = tile;
   const { mask } = form.attrs;
   if (mask === 'full') return undefined;
-  const offset = tile.int64Input('offset', 1);
-  const indices = (x: OrtValue): OrtValue => {
-    const length = build.shapeOp('Squeeze', [build.shapeOp('Shape', [x], { start: 0, end: 1 })]);
-    return build.shapeOp('Range', [zero, length, one]);
-  };
-  const [zero, one] = [0, 1].map((n) => build.shapeOp('Squeeze', [build.int64s([n])])) as [
-    OrtValue,
-    OrtValue,
-  ];
-  const rows = build.shapeOp('Add', [indices(q), offset]);
-  const row = build.op('Unsqueeze', [rows, build.int64s([1])], tensorType('i32', [QUERIES, ONE]));
-  const column = indices(k);
-  const visible = tensorType('bool', [QUERIES, KEYS]);
-  const past = build.op('LessOrEqual', [column, row], visible);
-  const seen = mask === 'causal' ? past : build.op('And', [past, near(tile, row, column)], visible);
-  return build.op('Where', [seen, build.float(0), build.float(-Infinity)], f32(QUERIES, KEYS));
+  const type = f32(QUERIES, KEYS);
+  const rows = build.shapeOp('Add', [indices(tile, q), tile.int64Input('offset', 1)]);
+  const row = asFloats(tile, build.shapeOp('Unsqueeze', [rows, build.int64s([1])]), f32(QUERIES, ONE));
+  const distance = build.op('Sub', [row, asFloats(tile, indices(tile, k), f32(KEYS))], type);
+  const limits = [distance, build.float(0)];
+  if (mask === 'window') {
+    const furthest = build.float(numberAttr(form.attrs, 'window') - 1);
+    limits.push(build.op('Sub', [furthest, distance], type));
+  }
+  return build.op('Mul', [build.op('Min', limits, type), build.float(HIDDEN)], type);
 }
 
-function near({ build, form }: Tile, row: OrtValue, column: OrtValue): OrtValue {
-  const window = build.int64s([numberAttr(form.attrs, 'window')]);
-  const first = build.op('Sub', [row, window], row.type!);
-  return build.op('Greater', [column, first], tensorType('bool', [QUERIES, KEYS]));
+/** 0, 1, … for the rows of x. */
+function indices({ build }: Tile, x: OrtValue): OrtValue {
+  const scalar = (value: OrtValue): OrtValue => build.shapeOp('Squeeze', [value]);
+  const length = scalar(build.shapeOp('Shape', [x], { start: 0, end: 1 }));
+  return build.shapeOp('Range', [scalar(build.int64s([0])), length, scalar(build.int64s([1]))]);
 }
+
+const asFloats = ({ build }: Tile, x: OrtValue, type: Type): OrtValue =>
+  build.op('Cast', [x], type, { to: elementCode('f32') });
 
 interface Operands {
   readonly q: OrtValue;

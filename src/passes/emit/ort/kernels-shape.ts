@@ -4,6 +4,7 @@ import { dimIndex } from '../../../ir/infer.js';
 import { constantOf } from '../../../ir/size.js';
 import { dim, tensorType, type Type } from '../../../ir/type.js';
 import type { OrtValue } from './builder.js';
+import { elementCode } from './proto.js';
 import { operands, operandType, resultType, typeOf, type KernelContext, type OrtKernel } from './kernel.js';
 
 export const constant: OrtKernel = {
@@ -112,8 +113,5 @@ export const softmax: OrtKernel = {
 };
 
 export const cast: OrtKernel = {
-  lower: (k) => {
-    const codes = { f32: 1, i32: 6, bool: 9 } as const;
-    return [k.build.op('Cast', [k.operand(0)], resultType(k), { to: codes[resultType(k).dtype] })];
-  },
+  lower: (k) => [k.build.op('Cast', [k.operand(0)], resultType(k), { to: elementCode(resultType(k).dtype) })],
 };
