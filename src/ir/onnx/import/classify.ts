@@ -1,0 +1,215 @@
+/** The forward pass: shape, element type and kind of every value that the logits depend on. */
+import { UserError } from '../../../errors.js';
+import { constantOf, constantSize, type Size } from '../../size.js';
+import { constantTensor } from '../attribute.js';
+import { isFloat } from '../dtype.js';
+import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
+import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from './context.js';
+import { bindInputs, type BoundInput } from './inputs.js';
+import { onnxOp } from './ops/index.js';
+
+/**
+ * What is known of a value. Three kinds matter: `ints` given: a function of S, known exactly;
+ * `data`: depends on the values of tokens; otherwise an *index* value, a function of S, positions, masks
+ * and stored tensors.
+ */
+export interface ValueFacts extends Shaped {
+  readonly data: boolean;
+  /** Depends on no input and not on S. */
+  readonly fixed: boolean;
+  /** Depends on a stored tensor that may be trained. */
+  readonly weights: boolean;
+  readonly node: OnnxNode | undefined;
+  readonly input: BoundInput | undefined;
+  readonly stored: OnnxInitializer | undefined;
+}
+
+export interface Classified {
+  readonly model: OnnxModel;
+  readonly opset: number;
+  readonly facts: ReadonlyMap<string, ValueFacts>;
+  /** Nodes that the logits depend on, in execution order. */
+  readonly nodes: readonly OnnxNode[];
+  readonly limit: TokenLimit;
+}
+
+/** The most tokens a document may have for what was inferred to hold. */
+export interface TokenLimit {
+  readonly lower: (limit: number) => void;
+  readonly value: () => number | undefined;
+}
+
+export function tokenLimit(): TokenLimit {
+  let least: number | undefined;
+  return {
+    lower: (limit) => (least = least === undefined ? limit : Math.min(least, limit)),
+    value: () => least,
+  };
+}
+
+/** @throws UserError naming the node or input that is not understood */
+export function classify(model: OnnxModel, output: string): Classified {
+  const { nodes, names } = reachable(model, output);
+  const opset = model.opsets.get('') ?? model.opsets.get('ai.onnx') ?? 0;
+  const facts = new Map<string, ValueFacts>();
+  const limit = tokenLimit();
+  const own = { node: undefined, input: undefined, stored: undefined };
+  for (const [name, input] of bindInputs(model, names)) {
+    const { dtype, dims } = input;
+    facts.set(name, {
+      ...own,
+      dtype,
+      dims,
+      data: input.role === 'tokens',
+      fixed: false,
+      weights: false,
+      input,
+    });
+  }
+  for (const [name, stored] of model.initializers) if (names.has(name)) facts.set(name, storedFacts(stored));
+  for (const node of nodes) {
+    const results = inferNode(node, opset, facts, limit);
+    const operands = node.inputs.flatMap((name) => facts.get(name) ?? []);
+    node.outputs.forEach((name, i) => {
+      const shaped = results[i];
+      if (name === '' || shaped === undefined) return;
+      const stored = constantTensor(node);
+      facts.set(
+        name,
+        stored === undefined
+          ? { ...shaped, ...kindOf(shaped, operands), ...own, node }
+          : { ...storedFacts(stored), node },
+      );
+    });
+  }
+  return { model, opset, facts, nodes, limit };
+}
+
+function kindOf(
+  shaped: Shaped,
+  operands: readonly ValueFacts[],
+): Pick<ValueFacts, 'data' | 'fixed' | 'weights'> {
+  if (shaped.ints !== undefined)
+    return {
+      data: false,
+      fixed: shaped.ints.every((size) => constantOf(size) !== undefined),
+      weights: false,
+    };
+  return {
+    data: operands.some((operand) => operand.data),
+    fixed: operands.every((operand) => operand.fixed),
+    weights: operands.some((operand) => operand.weights),
+  };
+}
+
+/** Nodes and names that `output` depends on; iterative, graphs are thousands of nodes deep. */
+function reachable(
+  model: OnnxModel,
+  output: string,
+): { nodes: readonly OnnxNode[]; names: ReadonlySet<string> } {
+  const producers = new Map(model.nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
+  const names = new Set<string>();
+  const nodes = new Set<OnnxNode>();
+  const pending = [output];
+  for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
+    if (name === '' || names.has(name)) continue;
+    names.add(name);
+    const node = producers.get(name);
+    if (node === undefined || nodes.has(node)) continue;
+    nodes.add(node);
+    for (const input of node.inputs) pending.push(input);
+  }
+  return { nodes: model.nodes.filter((node) => nodes.has(node)), names };
+}
+
+/** Whether a node is one of ONNX's own, not of a contrib domain or a local function. */
+export const isStandard = (node: OnnxNode): boolean => node.domain === '' || node.domain === 'ai.onnx';
+
+export function contextOf(
+  node: OnnxNode,
+  opset: number,
+  facts: ReadonlyMap<string, ValueFacts>,
+  limit: TokenLimit,
+): OpContext {
+  const shapedOf = (name: string): Shaped => {
+    const found = facts.get(name);
+    if (found === undefined)
+      throw new UserError(`${nodeText(node)}: the shape of '${name}' is not known`, 'export the model again');
+    return found;
+  };
+  return makeContext(node, opset, shapedOf, limit.lower);
+}
+
+function inferNode(
+  node: OnnxNode,
+  opset: number,
+  facts: ReadonlyMap<string, ValueFacts>,
+  limit: TokenLimit,
+): readonly Shaped[] {
+  const constant = constantTensor(node);
+  if (constant !== undefined) return [storedFacts(constant)];
+  const op = isStandard(node) ? onnxOp(node.opType) : undefined;
+  if (op === undefined) {
+    const domain = isStandard(node) ? '' : ` of domain ${node.domain}`;
+    throw new UserError(
+      `${nodeText(node)}: operation ${node.opType}${domain} is not supported`,
+      unsupportedHint(node),
+    );
+  }
+  return op.infer(contextOf(node, opset, facts, limit));
+}
+
+function unsupportedHint(node: OnnxNode): string {
+  if (!isStandard(node))
+    return 'export without runtime-specific fusions (optimize=False), to opset 14 … 23 of ai.onnx';
+  if (['If', 'Loop', 'Scan'].includes(node.opType))
+    return 'export without control flow: torch.onnx.export(..., dynamo=True)';
+  if (/Quantize|Integer/.test(node.opType))
+    return 'export the float model: quantised weights cannot be trained';
+  return 'use a plain decoder or encoder in eager attention mode, or ask for the operation with this node’s name';
+}
+
+function storedFacts(stored: OnnxInitializer): ValueFacts {
+  const { dtype } = stored;
+  const dims = stored.dims.map(constantSize);
+  const ints = knownElements(stored);
+  const weights = ints === undefined && isFloat(dtype) && stored.elementCount > 1 && !isMaskTable(stored);
+  return { dtype, dims, ints, data: false, fixed: true, weights, node: undefined, input: undefined, stored };
+}
+
+/** Small integer tensors, and single floats that are integers. */
+function knownElements(stored: OnnxInitializer): readonly Size[] | undefined {
+  const { dtype, elementCount } = stored;
+  if (dtype === 'string' || elementCount > (isFloat(dtype) ? 1 : MAX_KNOWN) || !stored.isPresent())
+    return undefined;
+  const tensor = stored.read();
+  const elements = isFloat(dtype) ? Array.from(tensor.toFloat64()) : tensor.toInts();
+  return elements.every((value) => Number.isSafeInteger(value))
+    ? elements.map((value) => constantSize(value + 0))
+    : undefined;
+}
+
+/** Values of an additive mask that stand for −∞. */
+export const BLOCKED = -1e30;
+const MASK_TABLE_BYTES = 64 * 1024 * 1024;
+
+/**
+ * A stored float mask: square in its last dims, of at least two different values, all of them 0, 1 or at
+ * most −1e30. No weight looks like that, so its values may be taken as constants.
+ */
+function isMaskTable(stored: OnnxInitializer): boolean {
+  const [rows, columns] = stored.dims.slice(-2);
+  if (
+    stored.dims.length < 2 ||
+    rows !== columns ||
+    stored.bytes > MASK_TABLE_BYTES ||
+    stored.dtype !== 'f32' ||
+    !stored.isPresent()
+  )
+    return false;
+  const fits = (value: number): boolean => value === 0 || value === 1 || value <= BLOCKED;
+  const head = stored.readRange(0, Math.min(stored.bytes, 256));
+  if (!new Float32Array(Uint8Array.from(head).buffer).every(fits)) return false;
+  const values = stored.read().toFloat32();
+  return values.every(fits) && values.some((value) => value !== values[0]);
+}

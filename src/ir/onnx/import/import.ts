@@ -1,0 +1,87 @@
+/** The first stage: an ONNX model becomes one unplaced IR graph. */
+import { UserError } from '../../../errors.js';
+import type { Graph } from '../../graph.js';
+import { constantOf } from '../../size.js';
+import { isFloat } from '../dtype.js';
+import type { OnnxModel } from '../model.js';
+import { classify } from './classify.js';
+import { decideTrainable, parameterInfos, type ParameterInfo, type TrainableOptions } from './parameters.js';
+import { planImport } from './plan.js';
+import { isOne, isTokens, printDims } from './shapes.js';
+import { isInlined, translate } from './translate.js';
+
+export type { ParameterInfo, TrainableOptions } from './parameters.js';
+
+export interface ImportOptions {
+  /** False: the weights may be absent; ties are then found by where they are stored only. */
+  readonly weights: boolean;
+  readonly trainable?: TrainableOptions;
+}
+
+export interface Imported {
+  /**
+   * Inputs `tokens`, `positions`, `documents`: i32[S]; recognised masks (role data, attribute `form` = mask,
+   * consumed by `recognize`); parameters. Output `logits`: f32[S, V]. Unplaced; interior values keep the
+   * model's unit batch dims.
+   */
+  readonly graph: Graph;
+  readonly parameters: readonly ParameterInfo[];
+  readonly notes: readonly string[];
+  /** Longest document for which the recognised masks and positions were proved; undefined: any. */
+  readonly provenLength: number | undefined;
+  /** Longest document that the model's position tables allow. */
+  readonly maxPositions?: number;
+}
+
+/** @throws UserError naming the node, input or pattern that does not fit, and what would fix it */
+export async function importOnnx(model: OnnxModel, options: ImportOptions): Promise<Imported> {
+  const notes: string[] = [];
+  const output = logitsOf(model, notes);
+  const classified = classify(model, output);
+  const { dims, dtype } = classified.facts.get(output)!;
+  if (
+    dims.length !== 3 ||
+    !isOne(dims[0]!) ||
+    !isTokens(dims[1]!) ||
+    constantOf(dims[2]!) === undefined ||
+    !isFloat(dtype)
+  )
+    throw new UserError(
+      `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
+      'export a language-modelling head (AutoModelForCausalLM) that scores every token',
+    );
+  const plan = await planImport(classified, output);
+  const stored = [...plan.leaves].flatMap(([name, leaf]) =>
+    leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
+  );
+  const rule = decideTrainable(classified, plan.nodes, stored);
+  const kept = stored.filter((tensor) => !isInlined(tensor.elementCount, rule.get(tensor.name)!));
+  const infos = parameterInfos(model, kept, rule, options.trainable ?? {});
+  const decisions = new Map([...rule, ...infos.map((info) => [info.name, info] as const)]);
+  const { graph } = translate(classified, plan, decisions, output, 'model');
+  const half = kept.filter((tensor) => tensor.dtype !== 'f32').length;
+  if (half > 0) notes.push(`${half} parameters are stored in another precision and trained in float32`);
+  if (!options.weights) notes.push('weights were not asked for: copies of tied weights are not looked for');
+  const maxPositions = classified.limit.value();
+  return {
+    graph,
+    parameters: infos,
+    notes: [...notes, ...plan.notes],
+    provenLength: plan.provenLength,
+    ...(maxPositions === undefined ? {} : { maxPositions }),
+  };
+}
+
+function logitsOf(model: OnnxModel, notes: string[]): string {
+  const names = model.outputs.map((output) => output.name);
+  const chosen = names.includes('logits') ? 'logits' : names.length === 1 ? names[0]! : undefined;
+  if (chosen === undefined)
+    throw new UserError(
+      `${model.path}: has outputs ${names.slice(0, 5).join(', ')}, none of them is 'logits'`,
+      'export a language-modelling head (AutoModelForCausalLM) with its output called logits',
+    );
+  const others = names.filter((name) => name !== chosen);
+  if (others.length > 0)
+    notes.push(`outputs ${others.slice(0, 3).join(', ')}${others.length > 3 ? ', …' : ''} are left out`);
+  return chosen;
+}

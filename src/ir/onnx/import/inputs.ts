@@ -1,0 +1,70 @@
+/** Roles of graph inputs, by the names that Hugging Face exports give them. */
+import { UserError } from '../../../errors.js';
+import type { OnnxDtype, OnnxModel, OnnxValueInfo } from '../model.js';
+import { one, tokens, type Dims } from './shapes.js';
+
+/**
+ * `tokens`: token ids. `positions`: position within the document. `ones`: a padding mask, all true, because
+ * training packs documents and never pads. `zeros`: a segment number, the same for every token.
+ */
+export type InputRole = 'tokens' | 'positions' | 'ones' | 'zeros';
+
+export interface BoundInput {
+  readonly name: string;
+  readonly role: InputRole;
+  readonly dtype: OnnxDtype;
+  readonly dims: Dims;
+}
+
+const ROLES: ReadonlyMap<string, InputRole> = new Map<string, InputRole>([
+  ['input_ids', 'tokens'],
+  ['position_ids', 'positions'],
+  ['attention_mask', 'ones'],
+  ['token_type_ids', 'zeros'],
+]);
+
+const DYNAMIC_FLAG =
+  'export with dynamic axes: dynamic_shapes={"input_ids": {0: "batch", 1: "sequence"}, …}, the same for every input';
+
+/**
+ * Binds the batch to 1 and the sequence to S, whatever their symbols are called.
+ * @param used names of the inputs that the logits depend on
+ * @throws UserError naming the input that cannot be bound, with the export flag that would change it
+ */
+export function bindInputs(model: OnnxModel, used: ReadonlySet<string>): ReadonlyMap<string, BoundInput> {
+  const bound = new Map<string, BoundInput>();
+  for (const input of model.inputs) if (used.has(input.name)) bound.set(input.name, bindInput(model, input));
+  return bound;
+}
+
+function bindInput(model: OnnxModel, input: OnnxValueInfo): BoundInput {
+  const fail = (problem: string, hint: string): never => {
+    throw new UserError(`${model.path}: input '${input.name}' ${problem}`, hint);
+  };
+  if (/past|cache/i.test(input.name))
+    fail('is a KV cache, training has none', 'export the model with use_cache=False');
+  const role =
+    ROLES.get(input.name) ??
+    fail(
+      `is unknown, expected ${[...ROLES.keys()].join(', ')}`,
+      'export a decoder or encoder that takes token ids, or rename the input',
+    );
+  const integers: readonly OnnxDtype[] = ['i64', 'i32'];
+  const allowed = role === 'ones' ? [...integers, 'bool', 'f32'] : integers;
+  const dtype = input.elemType;
+  if (dtype === undefined || !allowed.includes(dtype))
+    return fail(
+      `has element type ${dtype ?? 'unknown'}, expected ${allowed.join(' or ')}`,
+      'export the model again',
+    );
+  const dims = input.dims ?? fail('declares no shape', DYNAMIC_FLAG);
+  if (dims.length !== 2)
+    fail(
+      `has ${dims.length} dims, expected [batch, sequence]`,
+      role === 'ones' ? 'export with the 2-D padding mask, not a 4-D one' : 'export the model for text only',
+    );
+  const [batch, sequence] = dims;
+  if (typeof batch === 'number' && batch !== 1) fail(`has a batch frozen at ${batch}`, DYNAMIC_FLAG);
+  if (typeof sequence === 'number') fail(`has a sequence frozen at ${sequence} tokens`, DYNAMIC_FLAG);
+  return { name: input.name, role, dtype, dims: [one, tokens] };
+}

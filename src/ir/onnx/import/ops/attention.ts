@@ -1,0 +1,135 @@
+/** Attention and rotary embedding of opset 23, spelled out in plain operations: recognition reads those. */
+import type { Value } from '../../../graph.js';
+import { constantOf, constantSize, mulSizes, type Size } from '../../../size.js';
+import type { OnnxOp, OpContext, TranslateContext } from '../context.js';
+import { one, printDims, type Dims } from '../shapes.js';
+import { scaled } from './contract.js';
+import { broadcastTo } from './elementwise.js';
+import { reshapeTo } from './layout.js';
+
+const half = (ctx: OpContext, size: number): number =>
+  size % 2 === 0 ? size / 2 : ctx.fail(`rotates ${size} elements, expected an even number`);
+
+const constantDim = (ctx: OpContext, size: Size | undefined, what: string): number =>
+  (size === undefined ? undefined : constantOf(size)) ??
+  ctx.fail(`${what} is not constant`, 'export the model with it fixed');
+
+const cut = (ctx: TranslateContext, x: Value, start: number, end: number, step = 1): Value =>
+  ctx.build.one('slice', [x], { dim: x.type.dims.length - 1, start, end, step });
+
+const sizesOf = (value: Value): Dims => value.type.dims.map((d) => d.size);
+
+/** cos or sin as [1, S, 1, D/2] (x is [1, S, H, D]) or [1, 1, S, D/2] (x is [1, H, S, D]). */
+function angles(ctx: TranslateContext, index: number, tokensFirst: boolean): Value {
+  const read = ctx.has(3) ? ctx.build.one('gather', [ctx.value(index), ctx.value(3)]) : ctx.value(index);
+  const [batch, tokens, width] = sizesOf(read);
+  if (batch === undefined || tokens === undefined || width === undefined)
+    return ctx.fail(`has angles of ${printDims(sizesOf(read))}, expected [batch, tokens, half]`);
+  return reshapeTo(ctx, read, tokensFirst ? [batch, tokens, one, width] : [batch, one, tokens, width]);
+}
+
+const RotaryEmbedding: OnnxOp = {
+  infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims }],
+  translate: (ctx) => {
+    const { dims } = ctx.operand(0);
+    const tokensFirst = dims.length === 3;
+    const x = tokensFirst ? splitHeads(ctx, ctx.value(0), ctx.int('num_heads', 0)) : ctx.value(0);
+    const size = constantDim(ctx, sizesOf(x).at(-1), 'the head size');
+    const asked = ctx.int('rotary_embedding_dim', 0);
+    const rotated = asked === 0 ? size : asked;
+    const width = half(ctx, rotated);
+    const [cos, sin] = [angles(ctx, 1, tokensFirst), angles(ctx, 2, tokensFirst)];
+    const interleaved = ctx.int('interleaved', 0) === 1;
+    const a = interleaved ? cut(ctx, x, 0, rotated, 2) : cut(ctx, x, 0, width);
+    const b = interleaved ? cut(ctx, x, 1, rotated, 2) : cut(ctx, x, width, rotated);
+    const mul = (u: Value, v: Value): Value => ctx.build.one('mul', [u, v]);
+    const real = ctx.build.one('sub', [mul(a, cos), mul(b, sin)]);
+    const imaginary = ctx.build.one('add', [mul(a, sin), mul(b, cos)]);
+    const turned = interleaved ? interleave(ctx, real, imaginary) : join(ctx, [real, imaginary]);
+    const whole = rotated === size ? turned : join(ctx, [turned, cut(ctx, x, rotated, size)]);
+    return [reshapeTo(ctx, whole, dims)];
+  },
+};
+
+const join = (ctx: TranslateContext, parts: readonly Value[]): Value =>
+  ctx.build.one('concat', parts, { dim: parts[0]!.type.dims.length - 1 });
+
+/** [a₀, b₀, a₁, b₁, …] along the last dim. */
+function interleave(ctx: TranslateContext, a: Value, b: Value): Value {
+  const dims = sizesOf(a);
+  const pairs = join(ctx, [reshapeTo(ctx, a, [...dims, one]), reshapeTo(ctx, b, [...dims, one])]);
+  return reshapeTo(ctx, pairs, [...dims.slice(0, -1), mulSizes(dims.at(-1)!, 2)]);
+}
+
+/** [1, S, H·D] as [1, S, H, D]. */
+function splitHeads(ctx: TranslateContext, x: Value, heads: number): Value {
+  const [batch, tokens, hidden] = sizesOf(x);
+  const size = constantDim(ctx, hidden, 'the hidden size') / heads;
+  if (heads < 1 || !Number.isInteger(size))
+    ctx.fail(`has ${heads} heads for a hidden size of ${hidden?.key}`);
+  return reshapeTo(ctx, x, [batch!, tokens!, constantSize(heads), constantSize(size)]);
+}
+
+/** q, k or v as [1, H, S, D]. */
+function heads(ctx: TranslateContext, index: number, attribute: string): Value {
+  const x = ctx.value(index);
+  if (x.type.dims.length === 4) return x;
+  return ctx.build.one('transpose', [splitHeads(ctx, x, ctx.int(attribute, 0))], { perm: [0, 2, 1, 3] });
+}
+
+/** K/V heads repeated so that query head h reads head ⌊h·Hkv/H⌋. */
+function repeated(ctx: TranslateContext, x: Value, queryHeads: number): Value {
+  const [batch, kv, tokens, size] = sizesOf(x) as [Size, Size, Size, Size];
+  const kvHeads = constantDim(ctx, kv, 'the number of K/V heads');
+  if (kvHeads === queryHeads) return x;
+  if (queryHeads % kvHeads !== 0) ctx.fail(`has ${queryHeads} query heads for ${kvHeads} K/V heads`);
+  const groups = constantSize(queryHeads / kvHeads);
+  const open = broadcastTo(ctx, reshapeTo(ctx, x, [batch, kv, one, tokens, size]), [
+    batch,
+    kv,
+    groups,
+    tokens,
+    size,
+  ]);
+  return reshapeTo(ctx, open, [batch, constantSize(queryHeads), tokens, size]);
+}
+
+function resultDims(ctx: OpContext): Dims {
+  const [q, v] = [ctx.operand(0), ctx.operand(2)];
+  if (q.dims.length === 4) return [...q.dims.slice(0, 3), v.dims.at(-1)!];
+  const size = constantDim(ctx, v.dims.at(-1), 'the hidden size of v') / ctx.int('kv_num_heads', 1);
+  return [...q.dims.slice(0, 2), constantSize(size * ctx.int('q_num_heads', 1))];
+}
+
+const Attention: OnnxOp = {
+  infer: (ctx) => {
+    if (ctx.has(4) || ctx.has(5)) ctx.fail('reads a KV cache', 'export the model with use_cache=False');
+    if (ctx.node.outputs.slice(1).some((name) => name !== ''))
+      ctx.fail('gives a KV cache or scores', 'export the model with use_cache=False');
+    return [{ dtype: ctx.operand(0).dtype, dims: resultDims(ctx) }];
+  },
+  translate: (ctx) => {
+    // Opset 23 and its corrections disagree about whether the cap comes before or after the mask.
+    if (ctx.float('softcap', 0) !== 0)
+      ctx.fail('caps its scores', 'export with opset 20, which spells the cap out');
+    const q = heads(ctx, 0, 'q_num_heads');
+    const queryHeads = constantDim(ctx, sizesOf(q)[1], 'the number of heads');
+    const [k, v] = [1, 2].map((i) => repeated(ctx, heads(ctx, i, 'kv_num_heads'), queryHeads)) as [
+      Value,
+      Value,
+    ];
+    const size = constantDim(ctx, sizesOf(q)[3], 'the head size');
+    const product = ctx.build.one('matmul', [q, ctx.build.one('transpose', [k], { perm: [0, 1, 3, 2] })]);
+    let scores = scaled(ctx, product, ctx.float('scale', 1 / Math.sqrt(size)));
+    if (ctx.has(3)) scores = ctx.build.one('add', [scores, ctx.additiveMask(3)]);
+    if (ctx.int('is_causal', 0) === 1) {
+      const [, , rows, columns] = sizesOf(scores) as [Size, Size, Size, Size];
+      scores = ctx.build.one('add', [scores, ctx.causalMask([one, one, rows, columns])]);
+    }
+    const out = ctx.build.one('matmul', [ctx.build.one('softmax', [scores], { dim: 3 }), v]);
+    if (ctx.operand(0).dims.length === 4) return [out];
+    return [reshapeTo(ctx, ctx.build.one('transpose', [out], { perm: [0, 2, 1, 3] }), ctx.results[0]!.dims)];
+  },
+};
+
+export const attentionOps = { Attention, RotaryEmbedding } as const satisfies Record<string, OnnxOp>;

@@ -1,0 +1,120 @@
+/** Operations that make or address values by index: understood through shapes and evaluation, not translated. */
+import { constantOf, constantSize, mulSizes, addSizes, type Size } from '../../../size.js';
+import { MAX_KNOWN, type OnnxOp, type OpContext, type Shaped } from '../context.js';
+import { elementsOf, numericDims, one, printDims, rangeCount, type Dims } from '../shapes.js';
+
+const Shape: OnnxOp = {
+  values: [],
+  infer: (ctx) => {
+    const { dims } = ctx.operand(0);
+    const bound = (value: number): number =>
+      Math.min(Math.max(value < 0 ? value + dims.length : value, 0), dims.length);
+    const ints = dims.slice(bound(ctx.int('start', 0)), bound(ctx.int('end', dims.length)));
+    return [{ dtype: 'i64', dims: [constantSize(ints.length)], ints }];
+  },
+};
+
+const SizeOf: OnnxOp = {
+  values: [],
+  infer: (ctx) => [{ dtype: 'i64', dims: [], ints: [elementsOf(ctx.operand(0).dims)] }],
+};
+
+const Range: OnnxOp = {
+  infer: (ctx) => {
+    const [start, limit, delta] = [ctx.scalar(0), ctx.scalar(1), ctx.scalar(2)];
+    const count =
+      rangeCount(start, limit, delta) ??
+      ctx.fail(
+        `counts from ${start.key} to ${limit.key} by ${delta.key}, which is not decided for every sequence length S`,
+      );
+    const known = constantOf(count);
+    const ints =
+      known !== undefined && known <= MAX_KNOWN
+        ? Array.from({ length: known }, (_, i) => addSizes(start, mulSizes(delta, i)))
+        : undefined;
+    return [{ dtype: ctx.operand(0).dtype, dims: [count], ints }];
+  },
+};
+
+const ConstantOfShape: OnnxOp = {
+  infer: (ctx) => {
+    const dims = ctx.ints(0);
+    const value = ctx.attribute('value');
+    const tensor = value?.kind === 'tensor' ? value.value : undefined;
+    const dtype = tensor?.dtype ?? 'f32';
+    const element = tensor === undefined ? 0 : tensor.read().toFloat64()[0]!;
+    const shape = numericDims(dims);
+    const count = shape?.reduce((a, b) => a * b, 1);
+    const ints =
+      count !== undefined && count <= MAX_KNOWN && Number.isSafeInteger(element)
+        ? Array.from({ length: count }, () => constantSize(element))
+        : undefined;
+    return [{ dtype, dims, ints }];
+  },
+};
+
+const CumSum: OnnxOp = { infer: (ctx) => [same(ctx)] };
+const Trilu: OnnxOp = { infer: (ctx) => [same(ctx)] };
+const ScatterND: OnnxOp = { infer: (ctx) => [same(ctx)] };
+const ScatterElements: OnnxOp = { infer: (ctx) => [same(ctx)] };
+
+/** Type and dims of the first operand. */
+const same = (ctx: OpContext): Shaped => ({ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims });
+
+const GatherND: OnnxOp = {
+  infer: (ctx) => {
+    const [x, ids] = [ctx.operand(0), ctx.operand(1)];
+    const depth = constantOf(ids.dims.at(-1) ?? one) ?? ctx.fail(`has indices of ${printDims(ids.dims)}`);
+    const batch = ctx.int('batch_dims', 0);
+    if (batch + depth > x.dims.length) ctx.fail(`addresses ${depth} of ${x.dims.length} dims`);
+    return [{ dtype: x.dtype, dims: [...ids.dims.slice(0, -1), ...x.dims.slice(batch + depth)] }];
+  },
+};
+
+const GatherElements: OnnxOp = {
+  infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(1).dims }],
+};
+
+const Pad: OnnxOp = {
+  infer: (ctx) => {
+    const { dtype, dims } = ctx.operand(0);
+    const pads: readonly Size[] = ctx.has(1) ? ctx.ints(1) : (ctx.intList('pads') ?? []).map(constantSize);
+    const axes = ctx.has(3)
+      ? ctx.numbers(3).map((axis) => ctx.axis(axis, dims.length))
+      : dims.map((_, i) => i);
+    if (pads.length !== 2 * axes.length) ctx.fail(`has ${pads.length} pads for ${axes.length} axes`);
+    const padded: Dims = dims.map((size, i) => {
+      const at = axes.indexOf(i);
+      return at < 0 ? size : addSizes(size, addSizes(pads[at]!, pads[at + axes.length]!));
+    });
+    return [{ dtype, dims: padded }];
+  },
+};
+
+const TopK: OnnxOp = {
+  infer: (ctx) => {
+    const { dtype, dims } = ctx.operand(0);
+    const at = ctx.axis(ctx.int('axis', -1), dims.length);
+    const count = ctx.scalar(1);
+    const cut = dims.map((size, i) => (i === at ? count : size));
+    return [
+      { dtype, dims: cut },
+      { dtype: 'i64', dims: cut },
+    ];
+  },
+};
+
+export const generateOps = {
+  Shape,
+  Size: SizeOf,
+  Range,
+  ConstantOfShape,
+  CumSum,
+  Trilu,
+  ScatterND,
+  ScatterElements,
+  GatherND,
+  GatherElements,
+  Pad,
+  TopK,
+} as const satisfies Record<string, OnnxOp>;

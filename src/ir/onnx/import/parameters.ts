@@ -1,0 +1,171 @@
+/** Which stored tensors are parameters, and which of those are trained. */
+import { UserError } from '../../../errors.js';
+import { torchName, type TorchName } from '../names.js';
+import { findTiedInitializers } from '../tied.js';
+import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
+import type { Classified } from './classify.js';
+import { isSinusoidal } from './sinusoid.js';
+
+export interface ParameterInfo {
+  /** The ONNX initializer's. */
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly trainable: boolean;
+  /** Why it is trained, or not. */
+  readonly reason: string;
+  readonly torchName?: TorchName;
+  /** Another parameter with the same content: gradients are summed, both are updated alike. */
+  readonly tiedTo?: { readonly name: string; readonly transposed: boolean };
+}
+
+/**
+ * Globs (`*` and `?`) over ONNX or torch names that overrule which parameters are trained. `include` wins:
+ * exclude ['*'] with include ['*.norm.*'] trains the norms only.
+ */
+export interface TrainableOptions {
+  readonly include?: readonly string[];
+  readonly exclude?: readonly string[];
+}
+
+/** How a stored tensor takes part. */
+export interface Decision {
+  readonly trainable: boolean;
+  readonly reason: string;
+}
+
+/** How a value reaches what depends on the tokens. */
+type Role =
+  /** As an operand beside activations. */
+  | 'data'
+  /** Within a function of positions. */
+  | 'index'
+  /** As a table read at positions. */
+  | 'table'
+  /** Only inside a cosine or sine. */
+  | 'angle';
+
+/**
+ * The rule, for every float tensor with more than one element that the translated nodes read:
+ * beside activations: trained. A table read at positions: trained, unless its columns are cosines and sines.
+ * Within cosines and sines of positions only: frequencies, not trained. Within other functions of
+ * positions: trained where the file knows it as a module's weight or bias.
+ * @param translated in execution order
+ */
+export function decideTrainable(
+  classified: Classified,
+  translated: readonly OnnxNode[],
+  stored: readonly OnnxInitializer[],
+): ReadonlyMap<string, Decision> {
+  const roles = rolesOf(classified, translated);
+  return new Map(
+    stored.map((tensor) => [
+      tensor.name,
+      decide(classified.model, tensor, roles.get(tensor.name) ?? new Set(['data'])),
+    ]),
+  );
+}
+
+function decide(model: OnnxModel, tensor: OnnxInitializer, roles: ReadonlySet<Role>): Decision {
+  if (tensor.elementCount <= 1) return { trainable: false, reason: 'a single number' };
+  if (roles.has('data')) return { trainable: true, reason: 'used beside activations' };
+  if (roles.has('table')) {
+    return isSinusoidal(tensor)
+      ? { trainable: false, reason: 'a table of cosines and sines' }
+      : { trainable: true, reason: 'a table read at positions' };
+  }
+  if (!roles.has('index')) return { trainable: false, reason: 'frequencies of cosines and sines' };
+  return torchName(model, tensor.name) === undefined
+    ? { trainable: false, reason: 'a constant within functions of positions' }
+    : { trainable: true, reason: 'a weight within a function of positions' };
+}
+
+function rolesOf(
+  classified: Classified,
+  translated: readonly OnnxNode[],
+): ReadonlyMap<string, ReadonlySet<Role>> {
+  const roles = new Map<string, Set<Role>>();
+  const give = (name: string, role: Role): void =>
+    void roles.set(name, (roles.get(name) ?? new Set()).add(role));
+  for (const node of [...translated].reverse()) {
+    const result = classified.facts.get(node.outputs[0]!)!;
+    const own = result.data ? new Set<Role>(['data']) : (roles.get(node.outputs[0]!) ?? new Set<Role>());
+    node.inputs.forEach((name, i) => {
+      for (const role of own) give(name, passed(role, node, i, result));
+    });
+  }
+  return roles;
+}
+
+function passed(
+  role: Role,
+  node: OnnxNode,
+  operand: number,
+  result: { data: boolean; fixed: boolean },
+): Role {
+  if (result.data || result.fixed) return role;
+  if (node.opType === 'Cos' || node.opType === 'Sin') return 'angle';
+  if ((node.opType === 'Gather' || node.opType === 'Slice') && operand === 0 && role !== 'angle')
+    return 'table';
+  return role === 'data' ? 'index' : role;
+}
+
+/** Adds names, ties and the user's choice. @throws UserError for a pattern that names nothing */
+export function parameterInfos(
+  model: OnnxModel,
+  parameters: readonly OnnxInitializer[],
+  decisions: ReadonlyMap<string, Decision>,
+  options: TrainableOptions,
+): readonly ParameterInfo[] {
+  const own = new Set(parameters.map((tensor) => tensor.name));
+  const ties = new Map(
+    findTiedInitializers(model)
+      .filter(({ a, b }) => own.has(a) && own.has(b))
+      .map(({ a, b, relation }) => [b, { name: a, transposed: relation === 'transposed' }] as const),
+  );
+  const [include, exclude] = [options.include ?? [], options.exclude ?? []].map((globs) =>
+    globs.map((glob) => ({ glob, pattern: globPattern(glob), used: false })),
+  );
+  const matching = (names: readonly string[], globs: typeof include): string | undefined => {
+    const hits = globs!.filter(({ pattern }) => names.some((name) => pattern.test(name)));
+    for (const hit of hits) hit.used = true;
+    return hits[0]?.glob;
+  };
+  const infos = parameters.map(({ name, dims }): ParameterInfo => {
+    const torch = torchName(model, name);
+    const names = torch === undefined ? [name] : [name, torch.name];
+    const [included, excluded] = [matching(names, include), matching(names, exclude)];
+    const chosen =
+      included !== undefined
+        ? { trainable: true, reason: `trainable.include '${included}'` }
+        : excluded !== undefined
+          ? { trainable: false, reason: `trainable.exclude '${excluded}'` }
+          : decisions.get(name)!;
+    const tiedTo = ties.get(name);
+    return {
+      name,
+      shape: dims,
+      ...chosen,
+      ...(torch === undefined ? {} : { torchName: torch }),
+      ...(tiedTo === undefined ? {} : { tiedTo }),
+    };
+  });
+  const unused = [...include!, ...exclude!].find(({ used }) => !used);
+  if (unused !== undefined)
+    throw new UserError(
+      `trainable: no parameter is called '${unused.glob}'`,
+      `parameters are called like ${infos
+        .slice(0, 3)
+        .map((info) => info.torchName?.name ?? info.name)
+        .join(', ')}; * stands for any text`,
+    );
+  return infos;
+}
+
+const globPattern = (glob: string): RegExp =>
+  new RegExp(
+    `^${glob
+      .replace(/[.+^${}()|[\]\\]/g, String.raw`\$&`)
+      .replace(/\*+/g, '.*')
+      .replaceAll('?', '.')}$`,
+    'su',
+  );

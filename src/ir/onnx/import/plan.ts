@@ -1,0 +1,124 @@
+/** The walk back from the logits: what is recognised as a whole, what is stored, what is translated. */
+import { UserError } from '../../../errors.js';
+import { constantOf } from '../../size.js';
+import type { OnnxNode } from '../model.js';
+import { isStandard, type Classified, type ValueFacts } from './classify.js';
+import { nodeText, type OnnxOp } from './context.js';
+import { formText, type Form } from './forms.js';
+import { onnxOp } from './ops/index.js';
+import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
+
+/** A value that the IR gets without translating a node. */
+export type Leaf =
+  | { readonly kind: 'tokens' }
+  | { readonly kind: 'form'; readonly form: Form }
+  | { readonly kind: 'literal'; readonly data: readonly number[] }
+  | { readonly kind: 'stored' };
+
+export interface ImportPlan {
+  readonly leaves: ReadonlyMap<string, Leaf>;
+  /** Nodes to translate, in execution order. */
+  readonly nodes: readonly OnnxNode[];
+  readonly notes: readonly string[];
+  /** Longest document for which every recognised form was proved; undefined: any. */
+  readonly provenLength: number | undefined;
+}
+
+/** Positions of the operands of a node that become IR values. */
+export const valueOperands = (op: OnnxOp, node: OnnxNode): readonly number[] =>
+  (op.values ?? node.inputs.map((_, i) => i)).filter((i) => (node.inputs[i] ?? '') !== '');
+
+/** @throws UserError naming the first node that neither has a closed form nor can be translated */
+export async function planImport(classified: Classified, output: string): Promise<ImportPlan> {
+  const recognition = await recognizer(classified);
+  const leaves = new Map<string, Leaf>();
+  const nodes = new Set<OnnxNode>();
+  const notes: string[] = [];
+  const seen = new Set<string>();
+  let provenLength: number | undefined;
+  const pending = [{ name: output, reader: undefined as OnnxNode | undefined }];
+  for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
+    const { name, reader } = next;
+    if (seen.has(name)) continue;
+    seen.add(name);
+    const facts = classified.facts.get(name)!;
+    const found = await leafOf(name, facts, reader, recognition);
+    if (found !== undefined) {
+      leaves.set(name, found.leaf);
+      if (found.note !== undefined) notes.push(found.note);
+      if (found.provenLength !== undefined)
+        provenLength = Math.min(provenLength ?? Infinity, found.provenLength);
+      continue;
+    }
+    const node = facts.node!;
+    if (nodes.has(node)) continue;
+    nodes.add(node);
+    const op = isStandard(node) ? onnxOp(node.opType) : undefined;
+    if (op?.translate === undefined) throw untranslatable(node, name, facts, recognition);
+    for (const i of valueOperands(op, node)) pending.push({ name: node.inputs[i]!, reader: node });
+  }
+  return { leaves, nodes: classified.nodes.filter((node) => nodes.has(node)), notes, provenLength };
+}
+
+interface FoundLeaf {
+  readonly leaf: Leaf;
+  readonly note?: string;
+  readonly provenLength?: number | undefined;
+}
+
+async function leafOf(
+  name: string,
+  facts: ValueFacts,
+  reader: OnnxNode | undefined,
+  recognition: Recognizer,
+): Promise<FoundLeaf | undefined> {
+  if (facts.input?.role === 'tokens') return { leaf: { kind: 'tokens' } };
+  if (facts.ints !== undefined) {
+    const data = facts.ints.map(constantOf);
+    if (data.every((element) => element !== undefined)) return { leaf: { kind: 'literal', data } };
+    throw new UserError(
+      `${reader === undefined ? 'the output' : nodeText(reader)}: computes with the sequence length (${facts.ints[0]!.key})`,
+      'a packed sequence has no one length: use a model whose values do not depend on it (no pooling, no length scaling)',
+    );
+  }
+  if (facts.stored !== undefined) return { leaf: storedLeaf(name, facts) };
+  if (facts.data || facts.weights) return undefined;
+  const found = await recognition.recognize(name);
+  if (found === undefined) return undefined;
+  if (found.kind === 'literal') return { leaf: found };
+  const { form, provenLength } = found;
+  const notable = form.kind !== 'fill' && facts.input === undefined;
+  const proof =
+    provenLength === undefined ? 'proved for every length' : `proved up to ${provenLength} tokens`;
+  return {
+    leaf: { kind: 'form', form },
+    ...(notable ? { note: `${name} is ${formText(form)}, ${proof}` } : {}),
+    provenLength,
+  };
+}
+
+function storedLeaf(name: string, facts: ValueFacts): Leaf {
+  const stored = facts.stored!;
+  const isFloat = ['f32', 'f64', 'f16', 'bf16'].includes(stored.dtype);
+  if (isFloat && (stored.elementCount > 1 || !stored.isPresent())) return { kind: 'stored' };
+  if (stored.elementCount > MAX_LITERAL)
+    throw new UserError(
+      `the constant '${name}' is a table of ${stored.elementCount} ${stored.dtype} elements used beside activations`,
+      'only floating tables can be read at run time; export the model without it',
+    );
+  return { kind: 'literal', data: Array.from(stored.read().toFloat64()) };
+}
+
+function untranslatable(node: OnnxNode, name: string, facts: ValueFacts, recognition: Recognizer): UserError {
+  if (facts.data)
+    return new UserError(
+      `${nodeText(node)}: operation ${node.opType} on values that depend on the tokens is not supported`,
+      ['TopK', 'GatherND', 'ScatterND', 'ScatterElements', 'GatherElements'].includes(node.opType)
+        ? 'mixtures of experts and data-dependent routing cannot be trained yet: use a dense model'
+        : 'use a plain decoder or encoder in eager attention mode',
+    );
+  return new UserError(
+    `${nodeText(node)}: '${name}' is not recognised as a mask, positions or a constant: ${recognition.miss(name)}`,
+    'export with a causal, windowed or full mask (attn_implementation="eager" or "sdpa") and standard position ids',
+  );
+}

@@ -1,0 +1,220 @@
+/** Recognises index values by evaluation: see docs/decisions/0002-recognition-by-evaluation.md. */
+import { subSizes, constantOf } from '../../size.js';
+import type { TensorValue } from '../model.js';
+import type { Classified } from './classify.js';
+import { indexEvaluator, insideOf, isEvaluable, MAX_VALUE_BYTES, peakBytes } from './evaluate.js';
+import { deriveForm, fitsForm, formText, missText, sameForm, type Form } from './forms.js';
+import { numericDims, tokens } from './shapes.js';
+import { elementsOf, uniformity } from './uniform.js';
+
+/** Lengths every index value is evaluated at. */
+const SMALL_LENGTHS: readonly number[] = [1, 2, 3, 5, 8, 13];
+/** Further lengths for what is not uniform. */
+const ODD_LENGTHS: readonly number[] = [31, 64, 100, 257, 1000];
+/** Constants up to this size may be windows, chunk sizes or table lengths. */
+const MAX_CONSTANT = 4096;
+const MAX_LENGTH = 1 << 16;
+/** Elements of a constant that stands in the IR itself. */
+export const MAX_LITERAL = 1024;
+
+export type Recognized =
+  | {
+      readonly kind: 'form';
+      readonly form: Form;
+      /** Undefined: proved for every length. */ readonly provenLength: number | undefined;
+    }
+  | { readonly kind: 'literal'; readonly data: readonly number[] };
+
+export interface Recognizer {
+  /** What an index value is, or undefined. */
+  recognize(name: string): Promise<Recognized | undefined>;
+  /** Why it was not recognised. */
+  miss(name: string): string;
+}
+
+/** Evaluates all index values at small lengths, in one session. */
+export async function recognizer(classified: Classified): Promise<Recognizer> {
+  const candidates = [...classified.facts].flatMap(([name, facts]) => {
+    const known = facts.ints !== undefined || facts.stored !== undefined || facts.input !== undefined;
+    const elements = numericDims(facts.dims)?.reduce((a, b) => a * b, 1) ?? 0;
+    return known || !isEvaluable(facts) || elements > MAX_LITERAL * 4 ? [] : [name];
+  });
+  const small =
+    candidates.length === 0
+      ? new Map<number, Values>()
+      : await valuesAt(classified, candidates, fitting(classified, candidates, SMALL_LENGTHS));
+  const forms = new Map<string, Form>();
+  for (const name of candidates) {
+    const form = formOver(classified, name, small);
+    if (form !== undefined) forms.set(name, form);
+  }
+  const largest = Math.max(...small.keys());
+  const misses = new Map<string, string>();
+  return {
+    recognize: async (name) => {
+      const facts = classified.facts.get(name)!;
+      const input = facts.input;
+      if (input !== undefined) {
+        const form: Form =
+          input.role === 'positions'
+            ? { kind: 'iota', offset: 0 }
+            : { kind: 'fill', value: input.role === 'ones' ? 1 : 0 };
+        return { kind: 'form', form, provenLength: undefined };
+      }
+      const value = small.get(largest)?.get(name);
+      if (value === undefined) return undefined;
+      const form = forms.get(name);
+      if (facts.fixed) {
+        if (form?.kind === 'fill') return { kind: 'form', form, provenLength: undefined };
+        return value.data.length > MAX_LITERAL
+          ? undefined
+          : { kind: 'literal', data: Array.from(value.data as ArrayLike<number | bigint>, Number) };
+      }
+      if (form === undefined) {
+        misses.set(name, missText(facts, value, largest));
+        return undefined;
+      }
+      const proof = await prove(classified, name, form, (inner) => forms.get(inner));
+      if (typeof proof === 'string') {
+        misses.set(name, proof);
+        return undefined;
+      }
+      return { kind: 'form', form: proof.form, provenLength: proof.provenLength };
+    },
+    miss: (name) => misses.get(name) ?? 'it is not a function of positions, masks and constants alone',
+  };
+}
+
+type Values = ReadonlyMap<string, TensorValue>;
+
+async function valuesAt(
+  classified: Classified,
+  names: readonly string[],
+  lengths: readonly number[],
+): Promise<Map<number, Values>> {
+  const evaluator = await indexEvaluator(classified, names);
+  try {
+    const values = new Map<number, Values>();
+    for (const length of lengths) values.set(length, await evaluator.run(length));
+    return values;
+  } finally {
+    await evaluator.release();
+  }
+}
+
+/** Lengths within the model's limit and the bound on memory. */
+function fitting(
+  classified: Classified,
+  names: readonly string[],
+  lengths: readonly number[],
+): readonly number[] {
+  const { inside } = insideOf(classified, names);
+  const most = longest(classified, inside);
+  return [...new Set(lengths)].filter((n) => n >= 1 && n <= most).sort((a, b) => a - b);
+}
+
+function longest(classified: Classified, inside: readonly string[]): number {
+  let [low, high] = [1, Math.min(classified.limit.value() ?? MAX_LENGTH, MAX_LENGTH)];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (peakBytes(classified, inside, middle) <= MAX_VALUE_BYTES) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+/** The form of a value at its largest length, if it holds at the others. */
+function formOver(
+  classified: Classified,
+  name: string,
+  values: ReadonlyMap<number, Values>,
+): Form | undefined {
+  const facts = classified.facts.get(name)!;
+  const lengths = [...values.keys()].sort((a, b) => b - a);
+  const top = values.get(lengths[0]!)?.get(name);
+  const form = top && deriveForm(facts, top, lengths[0]!);
+  if (form === undefined) return undefined;
+  return lengths.every((n) => fitsForm(form, values.get(n)!.get(name)!, n)) ? form : undefined;
+}
+
+/**
+ * Checks a form at every length where it could break, re-deriving it from the largest: a window of 16 looks
+ * causal up to 16 tokens.
+ * @returns why it does not hold, as text
+ */
+async function prove(
+  classified: Classified,
+  name: string,
+  hint: Form,
+  formOf: (name: string) => Form | undefined,
+): Promise<{ form: Form; provenLength: number | undefined } | string> {
+  const { inside, given } = insideOf(classified, [name]);
+  const { reach, assumed } = uniformity(classified, inside, formOf);
+  const most = longest(classified, inside);
+  const enough = reach === undefined ? undefined : 3 * (Math.ceil(reach) + 1);
+  const provable = enough !== undefined && enough <= most;
+  const asked = [
+    ...SMALL_LENGTHS,
+    ...lengthsAround(classified, [...inside, ...given]),
+    ...(provable ? [enough] : [...ODD_LENGTHS, most]),
+  ];
+  const lengths = [...new Set(asked)].filter((n) => n >= 1 && n <= most).sort((a, b) => a - b);
+  const facts = classified.facts.get(name)!;
+  const evaluator = await indexEvaluator(classified, [name, ...assumed.keys()]);
+  try {
+    const last = lengths.at(-1)!;
+    const top = (await evaluator.run(last)).get(name)!;
+    const form = deriveForm(facts, top, last);
+    if (form === undefined) return missText(facts, top, last);
+    let uniform = provable;
+    for (const length of lengths) {
+      const values = await evaluator.run(length);
+      if (!fitsForm(form, values.get(name)!, length))
+        return `it is ${formText(form)} at ${last} tokens, not at ${length}`;
+      for (const [inner, innerForm] of assumed) uniform &&= fitsForm(innerForm, values.get(inner)!, length);
+    }
+    if (!sameForm(form, hint) && form.kind !== 'mask')
+      return `it is ${formText(hint)} at few tokens, ${formText(form)} at ${last}`;
+    return { form, provenLength: uniform ? undefined : last };
+  } finally {
+    await evaluator.release();
+  }
+}
+
+/** Both sides of every integer constant that a subgraph computes with; axes and permutations are no such. */
+function lengthsAround(classified: Classified, names: readonly string[]): readonly number[] {
+  const axes = axisOperands(classified, new Set(names));
+  const found = new Set<number>();
+  for (const name of names) {
+    if (axes.has(name)) continue;
+    const facts = classified.facts.get(name);
+    const offsets = facts?.ints?.map((size) => constantOf(subSizes(size, tokens))) ?? [];
+    for (const value of [...(elementsOf(facts) ?? []), ...offsets]) {
+      const size = Math.abs(value ?? 0);
+      if (Number.isInteger(size) && size >= 3 && size <= MAX_CONSTANT)
+        for (const n of [size - 1, size, size + 1]) found.add(n);
+    }
+  }
+  return [...found];
+}
+
+const AXIS_OPERAND = new Map([
+  ['Squeeze', 1],
+  ['Unsqueeze', 1],
+  ['ReduceMax', 1],
+  ['ReduceMin', 1],
+  ['ReduceSum', 1],
+  ['ReduceMean', 1],
+  ['CumSum', 1],
+  ['Slice', 3],
+]);
+
+/** Names that are axes wherever a subgraph reads them. */
+function axisOperands(classified: Classified, names: ReadonlySet<string>): ReadonlySet<string> {
+  const [axes, others] = [new Set<string>(), new Set<string>()];
+  for (const node of classified.nodes) {
+    if (!node.outputs.some((name) => names.has(name))) continue;
+    node.inputs.forEach((name, i) => (AXIS_OPERAND.get(node.opType) === i ? axes : others).add(name));
+  }
+  return new Set([...axes].filter((name) => !others.has(name)));
+}

@@ -1,0 +1,217 @@
+/** Builds the IR graph of a plan. */
+import { UserError, invariant } from '../../../errors.js';
+import { builderAt } from '../../build.js';
+import { makeInput, type Graph, type Value } from '../../graph.js';
+import { TypeMismatch } from '../../op.js';
+import { tensorType } from '../../type.js';
+import type { OnnxNode } from '../model.js';
+import { contextOf, type Classified, type ValueFacts } from './classify.js';
+import { irDtype, nodeText, shapeAttribute, type TranslateContext } from './context.js';
+import type { Form } from './forms.js';
+import { onnxOp } from './ops/index.js';
+import type { Decision } from './parameters.js';
+import type { ImportPlan, Leaf } from './plan.js';
+import { numericDims, printDims, sameDims, tokens, type Dims } from './shapes.js';
+
+/** Constants of this many elements or fewer stand in the graph itself. */
+const MAX_INLINE = 16;
+
+export const isInlined = (elements: number, decision: Decision): boolean =>
+  elements <= MAX_INLINE && !decision.trainable;
+
+interface Translation {
+  readonly classified: Classified;
+  readonly plan: ImportPlan;
+  readonly decisions: ReadonlyMap<string, Decision>;
+  readonly values: Map<string, Value>;
+  readonly data: ReadonlyMap<'tokens' | 'positions' | 'documents', Value>;
+  readonly masks: Map<string, Value>;
+  readonly parameters: Map<string, Value>;
+}
+
+/** @returns the graph and the names of its parameters */
+export function translate(
+  classified: Classified,
+  plan: ImportPlan,
+  decisions: ReadonlyMap<string, Decision>,
+  output: string,
+  name: string,
+): { graph: Graph; parameters: readonly string[] } {
+  const data = new Map(
+    (['tokens', 'positions', 'documents'] as const).map(
+      (input) => [input, makeInput(input, 'data', tensorType('i32', [tokens]))] as const,
+    ),
+  );
+  const state: Translation = {
+    classified,
+    plan,
+    decisions,
+    values: new Map(),
+    data,
+    masks: new Map(),
+    parameters: new Map(),
+  };
+  for (const node of plan.nodes) translateNode(state, node);
+  const logits = valueOf(state, output);
+  const { dims } = classified.facts.get(output)!;
+  const build = builderAt(classified.facts.get(output)!.node?.name);
+  const flat = build.one('reshape', [logits], { shape: shapeAttribute(dims.slice(1)) });
+  const graph: Graph = {
+    name,
+    axes: [],
+    inputs: [...data.values(), ...state.masks.values(), ...state.parameters.values()],
+    outputs: [{ name: 'logits', value: flat }],
+  };
+  return { graph, parameters: [...state.parameters.keys()] };
+}
+
+function translateNode(state: Translation, node: OnnxNode): void {
+  const { classified } = state;
+  const results = node.outputs.map((name) => classified.facts.get(name));
+  const context = translateContext(state, node, results as readonly ValueFacts[]);
+  let values: readonly (Value | undefined)[];
+  try {
+    values = onnxOp(node.opType)!.translate!(context);
+  } catch (error) {
+    if (!(error instanceof TypeMismatch)) throw error;
+    const shapes = context.operands.map((operand) => `${operand.dtype}${printDims(operand.dims)}`).join(', ');
+    throw new UserError(
+      `${nodeText(node)} of ${shapes}: ${error.message}`,
+      'export the model again with batch and sequence as the only dynamic axes',
+      { cause: error },
+    );
+  }
+  node.outputs.forEach((name, i) => {
+    const [value, facts] = [values[i], results[i]];
+    if (name === '' || value === undefined || facts === undefined) return;
+    const dims = value.type.dims.map((d) => d.size);
+    invariant(
+      sameDims(dims, facts.dims) && value.type.dtype === irDtype(facts.dtype),
+      `${nodeText(node)} was inferred as ${facts.dtype}${printDims(facts.dims)}, translated as ${value.type.dtype}${printDims(dims)}`,
+    );
+    state.values.set(name, value);
+  });
+}
+
+function translateContext(
+  state: Translation,
+  node: OnnxNode,
+  results: readonly ValueFacts[],
+): TranslateContext {
+  const { facts, opset, limit } = state.classified;
+  const context = contextOf(node, opset, facts, limit);
+  const leaf = (index: number): Leaf | undefined => state.plan.leaves.get(node.inputs[index] ?? '');
+  const build = builderAt(node.name);
+  const value = (index: number): Value => {
+    context.operand(index);
+    return valueOf(state, node.inputs[index]!);
+  };
+  return {
+    ...context,
+    build,
+    value,
+    results,
+    positions: () => state.data.get('positions')!,
+    positionOffset: (index: number) => {
+      const found = leaf(index);
+      return found?.kind === 'form' && found.form.kind === 'iota' ? found.form.offset : undefined;
+    },
+    isData: (index: number) => facts.get(node.inputs[index]!)?.data === true,
+    causalMask: (dims: Dims) => maskInput(state, { kind: 'mask', mask: 'causal', additive: true }, dims),
+    additiveMask: (index: number) => {
+      const [operand, found] = [context.operand(index), leaf(index)];
+      if (irDtype(operand.dtype) !== 'bool') return value(index);
+      if (found?.kind === 'form' && found.form.kind === 'mask')
+        return maskInput(state, { ...found.form, additive: true }, operand.dims);
+      const number = (data: number): Value =>
+        build.one('constant', [], { dtype: 'f32', shape: [], data: [data] });
+      return build.one('where', [value(index), number(0), number(-Infinity)]);
+    },
+  };
+}
+
+/** The IR value of a name: a translated node's, or a leaf's, made at its first use. */
+function valueOf(state: Translation, name: string): Value {
+  const known = state.values.get(name);
+  if (known !== undefined) return known;
+  const leaf = state.plan.leaves.get(name);
+  invariant(leaf !== undefined, `'${name}' is translated before its readers`);
+  const value = leafValue(state, name, leaf, state.classified.facts.get(name)!);
+  state.values.set(name, value);
+  return value;
+}
+
+function leafValue(state: Translation, name: string, leaf: Leaf, facts: ValueFacts): Value {
+  const build = builderAt(facts.node?.name);
+  switch (leaf.kind) {
+    case 'tokens':
+      return build.one('reshape', [state.data.get('tokens')!], { shape: shapeAttribute(facts.dims) });
+    case 'literal':
+      return build.one('constant', [], {
+        dtype: irDtype(facts.dtype),
+        shape: numericDims(facts.dims)!,
+        data: leaf.data,
+      });
+    case 'form':
+      return formValue(state, leaf.form, facts);
+    case 'stored':
+      return storedValue(state, name, facts);
+  }
+}
+
+function storedValue(state: Translation, name: string, facts: ValueFacts): Value {
+  const stored = facts.stored!;
+  // A Constant node's tensor is named after its output; an initializer after itself.
+  const decision = state.decisions.get(stored.name)!;
+  const shape = numericDims(facts.dims)!;
+  if (isInlined(stored.elementCount, decision))
+    return builderAt(facts.node?.name).one('constant', [], {
+      dtype: 'f32',
+      shape,
+      data: Array.from(stored.read().toFloat32()),
+    });
+  const value = makeInput(name, 'parameter', tensorType('f32', [...shape]), {
+    trainable: decision.trainable,
+  });
+  state.parameters.set(name, value);
+  return value;
+}
+
+function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
+  const build = builderAt(facts.node?.name);
+  const dtype = irDtype(facts.dtype);
+  if (form.kind === 'mask') return maskInput(state, form, facts.dims);
+  if (form.kind === 'fill') {
+    const scalar = build.one('constant', [], { dtype, shape: [], data: [form.value] });
+    return facts.dims.length === 0
+      ? scalar
+      : build.one('broadcast', [scalar], { shape: shapeAttribute(facts.dims), axes: [] });
+  }
+  const positions = state.data.get('positions')!;
+  const offset = (): Value => build.one('constant', [], { dtype: 'i32', shape: [], data: [form.offset] });
+  const moved = form.offset === 0 ? positions : build.one('add', [positions, offset()]);
+  const shaped =
+    facts.dims.length === 1 ? moved : build.one('reshape', [moved], { shape: shapeAttribute(facts.dims) });
+  return dtype === 'i32' ? shaped : build.one('cast', [shaped], { to: dtype });
+}
+
+/**
+ * The input that stands for a recognised mask until attention is: one for each kind, shape and element type.
+ * Its attributes say what it is; `recognize` consumes it, it is never fed.
+ */
+function maskInput(state: Translation, form: Form & { kind: 'mask' }, dims: Dims): Value {
+  const window = form.mask === 'window' ? `:${form.window}` : '';
+  const stem = `mask:${form.mask}${window}:${form.additive ? 'additive' : 'bool'}`;
+  const key = `${stem} ${printDims(dims)}`;
+  const known = state.masks.get(key);
+  if (known !== undefined) return known;
+  const type = tensorType(form.additive ? 'f32' : 'bool', dims);
+  const value = makeInput(`${stem}#${state.masks.size}`, 'data', type, {
+    form: 'mask',
+    kind: form.mask,
+    ...(form.mask === 'window' ? { window: form.window } : {}),
+    additive: form.additive,
+  });
+  state.masks.set(key, value);
+  return value;
+}
