@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { RankBinding } from '../../../src/ir/placement.js';
 import { layoutArena, packIntervals, type Intervals } from '../../../src/runtime/memory/arena.js';
