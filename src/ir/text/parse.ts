@@ -2,9 +2,7 @@ import { UserError } from '../../errors.js';
 import { emit } from '../build.js';
 import {
   makeInput,
-  makeNode,
   type Attr,
-  type Attrs,
   type Graph,
   type InputRole,
   type NamedValue,
@@ -13,7 +11,7 @@ import {
 } from '../graph.js';
 import { TypeMismatch } from '../op.js';
 import { isOpName } from '../ops/index.js';
-import { constantOf, parseSize } from '../size.js';
+import { constantOf, parseSize, type Size } from '../size.js';
 import { parseType, printType, sameType, type Axis, type Type } from '../type.js';
 
 /** Cursor over IR text; errors carry the line. */
@@ -22,8 +20,14 @@ class Reader {
 
   constructor(private readonly text: string) {}
 
-  fail(message: string): never {
-    const line = this.text.slice(0, this.at).split('\n').length;
+  /** Where the next token starts. */
+  position(): number {
+    this.skip();
+    return this.at;
+  }
+
+  fail(message: string, at = this.at): never {
+    const line = this.text.slice(0, at).split('\n').length;
     throw new UserError(`line ${line} of the IR: ${message}`);
   }
 
@@ -41,6 +45,16 @@ class Reader {
     const found = sticky.exec(this.text)?.[0];
     if (found !== undefined) this.at = sticky.lastIndex;
     return found;
+  }
+
+  /** Runs a parser of a part of the text; its errors get the line. */
+  within<T>(parse: () => T, at = this.at): T {
+    try {
+      return parse();
+    } catch (error) {
+      if (error instanceof TypeMismatch || error instanceof UserError) this.fail(error.message, at);
+      throw error;
+    }
   }
 
   take(pattern: RegExp, what: string): string {
@@ -121,34 +135,45 @@ const readName = (r: Reader, sigil: string): string => {
   return r.match(/[\w.]+/) ?? r.string();
 };
 
-function define(r: Reader, values: Map<string, Value>, key: string, value: Value): void {
-  if (values.has(key)) r.fail(`%${key} is defined twice`);
+function define(r: Reader, values: Map<string, Value>, key: string, value: Value, at?: number): void {
+  if (values.has(key)) r.fail(`%${key.slice(key.indexOf('#') + 1)} is defined twice`, at);
   values.set(key, value);
 }
+
+const ROLES: readonly InputRole[] = ['data', 'parameter', 'gradient', 'state', 'scalar'];
+
+/** Names may hold any character, `#` too: the result index goes first. */
+const keyOf = (name: string, index = ''): string => `${index}#${name}`;
 
 function readInput(r: Reader, values: Map<string, Value>): Value {
   const name = readName(r, '%');
   r.expect(':');
   const type = readType(r);
-  const { role, ...attrs } = readAttrs(r);
-  const value = makeInput(name, (role ?? 'data') as InputRole, type, attrs, readLoc(r));
-  define(r, values, name, value);
+  const { role = 'data', ...attrs } = readAttrs(r);
+  if (!ROLES.some((known) => known === role)) r.fail(`the role of %${name} is none of ${ROLES.join(', ')}`);
+  if (Object.hasOwn(attrs, 'name')) r.fail(`%${name} has an attribute called name`);
+  const value = makeInput(name, role as InputRole, type, attrs, readLoc(r));
+  define(r, values, keyOf(name), value);
   return value;
 }
 
 function readType(r: Reader): Type {
-  return parseType(r.take(/(?:f32|i32|bool)\[[^\]]*\](?:\{U:(?:sp|world)\})?/, 'a type'));
+  const text = r.take(/(?:f32|i32|bool)\[[^\]]*\](?:\{U:(?:sp|world)\})?/, 'a type');
+  return r.within(() => parseType(text));
 }
 
 const readLoc = (r: Reader): string | undefined => (r.is('@') ? r.string() : undefined);
 
 function readValue(r: Reader, values: ReadonlyMap<string, Value>): Value {
   const name = readName(r, '%');
-  const index = r.is('#') ? `#${r.take(/\d+/, 'a result index')}` : '';
-  return values.get(name + index) ?? r.fail(`%${name}${index} is not defined`);
+  const index = r.is('#') ? r.take(/\d+/, 'a result index') : '';
+  return (
+    values.get(keyOf(name, index)) ?? r.fail(`%${name}${index === '' ? '' : `#${index}`} is not defined`)
+  );
 }
 
 function readNode(r: Reader, values: Map<string, Value>, depth: number): Node {
+  const start = r.position();
   const name = readName(r, '%');
   r.expect('=');
   const op = r.take(/[a-z_]\w*/, 'an op');
@@ -163,33 +188,14 @@ function readNode(r: Reader, values: Map<string, Value>, depth: number): Node {
   r.expect(':');
   const types = [readType(r)];
   while (r.is(',')) types.push(readType(r));
-  const node = checkedNode(r, op, operands, attrs, types, readLoc(r), region);
-  node.results.forEach((value, i) =>
-    define(r, values, node.results.length === 1 ? name : `${name}#${i}`, value),
-  );
-  return node;
-}
-
-function checkedNode(
-  r: Reader,
-  op: string,
-  operands: readonly Value[],
-  attrs: Attrs,
-  types: readonly Type[],
-  loc: string | undefined,
-  region: Graph | undefined,
-): Node {
-  try {
-    const inferred = emit(op, operands, attrs, { loc, region });
-    if (inferred.length !== types.length || inferred.some((v, i) => !sameType(v.type, types[i]!)))
-      r.fail(
-        `${op} has type ${inferred.map((v) => printType(v.type)).join(', ')}, not ${types.map(printType).join(', ')}`,
-      );
-  } catch (error) {
-    if (error instanceof TypeMismatch) r.fail(error.message);
-    throw error;
-  }
-  return makeNode({ op, operands, attrs, types, loc, region });
+  const loc = readLoc(r);
+  const results = r.within(() => emit(op, operands, attrs, { loc, region }), start);
+  const inferred = results.map((v) => printType(v.type)).join(', ');
+  if (results.length !== types.length || results.some((v, i) => !sameType(v.type, types[i]!)))
+    r.fail(`${op} has type ${inferred}, not ${types.map(printType).join(', ')}`, start);
+  for (const value of results)
+    define(r, values, results.length === 1 ? keyOf(name) : keyOf(name, String(value.index)), value, start);
+  return results[0]!.node;
 }
 
 function readAttrs(r: Reader): Record<string, Attr> {
@@ -205,12 +211,20 @@ function readAttrs(r: Reader): Record<string, Attr> {
 }
 
 function readAttr(r: Reader): Attr {
-  if (r.is('[')) return r.list(']', () => readAttr(r)) as Attr;
+  if (!r.is('[')) return readScalar(r);
+  const items = r.list(']', () => readScalar(r));
+  if (items.some((v) => typeof v === 'boolean' || (typeof v === 'string') !== (typeof items[0] === 'string')))
+    r.fail('a list holds numbers and sizes, or strings');
+  return items as readonly (number | Size)[] | readonly string[];
+}
+
+function readScalar(r: Reader): number | string | boolean | Size {
   if (r.match(/(?=")/) !== undefined) return r.string();
   const word = r.take(/[-\w.+*]+(?:\s*\+\s*-?[\w*]+)*/, 'an attribute value');
   if (word === 'true' || word === 'false') return word === 'true';
   if (word === 'inf' || word === '-inf') return word === 'inf' ? Infinity : -Infinity;
+  if (word === 'nan') return NaN;
   if (/^-?[\d.]/.test(word) && Number.isFinite(Number(word))) return Number(word);
-  const size = parseSize(word);
+  const size = r.within(() => parseSize(word));
   return constantOf(size) ?? size;
 }

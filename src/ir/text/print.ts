@@ -5,8 +5,11 @@ import { printType } from '../type.js';
 const isSize = (value: unknown): value is Size =>
   typeof value === 'object' && value !== null && 'terms' in value;
 
-export const printNumber = (value: number): string =>
-  Object.is(value, -0) ? '-0' : value === Infinity ? 'inf' : value === -Infinity ? '-inf' : String(value);
+export function printNumber(value: number): string {
+  if (Number.isNaN(value)) return 'nan';
+  if (!Number.isFinite(value)) return value > 0 ? 'inf' : '-inf';
+  return Object.is(value, -0) ? '-0' : String(value);
+}
 
 function printAttr(value: Attr): string {
   if (typeof value === 'string') return JSON.stringify(value);
