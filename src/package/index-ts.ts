@@ -24,9 +24,6 @@ export async function generateIndex(
   });
   const file = project.createSourceFile('index.ts');
   const names = [...programs.keys()];
-  file.addStatements(
-    `// Entry point of a package that ithaca ${quote(manifest.ithaca)} compiled from ${quote(manifest.source.file)}. Generated: do not edit.`,
-  );
   file.addImportDeclaration({
     moduleSpecifier: 'ithaca',
     namedImports: [
@@ -58,7 +55,8 @@ export async function generateIndex(
   addConstants(file, manifest, VariableDeclarationKind.Const);
   addModel(file);
   addOpen(file);
-  return `${file.getFullText().trimEnd()}\n`;
+  const header = `// Compiled by ithaca ${quote(manifest.ithaca)} from ${quote(manifest.source.file)}. Generated: do not edit.`;
+  return `${header}\n\n${file.getFullText().trim()}\n`;
 }
 
 const nameOf = ({ name }: { readonly name: string }): string => name;
