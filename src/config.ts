@@ -119,17 +119,24 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/**
- * Loads a configuration: the file given, else an `ithaca.config.*` in `cwd`, else the defaults.
- * A `.ts` file is code of the user's own and is run.
- */
-export async function loadConfig(options: { file?: string | undefined; cwd?: string } = {}): Promise<Config> {
+/** A configuration and what of it was written down: the rest are defaults. */
+export interface LoadedConfig {
+  readonly config: Config;
+  readonly given: UserConfig;
+  /** For messages: the file, or `defaults`. */
+  readonly source: string;
+}
+
+/** As `loadConfig`, for callers that must know which values the user chose. */
+export async function loadConfigFile(
+  options: { file?: string | undefined; cwd?: string } = {},
+): Promise<LoadedConfig> {
   const cwd = options.cwd ?? process.cwd();
   const file =
     options.file === undefined
       ? CONFIG_FILES.map((f) => path.join(cwd, f)).find((f) => existsSync(f))
       : path.resolve(cwd, options.file);
-  if (file === undefined) return parseConfig({}, 'defaults');
+  if (file === undefined) return { config: parseConfig({}, 'defaults'), given: {}, source: 'defaults' };
   const name = path.relative(cwd, file);
   if (!existsSync(file))
     throw new UserError(
@@ -137,8 +144,18 @@ export async function loadConfig(options: { file?: string | undefined; cwd?: str
       'give another --config, or none for the defaults',
     );
   if (statSync(file).size > MAX_CONFIG_BYTES) throw new UserError(`config file ${name} is larger than 1 MiB`);
-  return parseConfig(file.endsWith('.json') ? readJson(file, name) : await runModule(file, name), name);
+  const given = file.endsWith('.json') ? readJson(file, name) : await runModule(file, name);
+  // What passes the schema has the shape of a UserConfig.
+  return { config: parseConfig(given, name), given: given as UserConfig, source: name };
 }
+
+/**
+ * Loads a configuration: the file given, else an `ithaca.config.*` in `cwd`, else the defaults.
+ * A `.ts` file is code of the user's own and is run.
+ */
+export const loadConfig = async (
+  options: { file?: string | undefined; cwd?: string } = {},
+): Promise<Config> => (await loadConfigFile(options)).config;
 
 function readJson(file: string, name: string): unknown {
   try {
