@@ -25,6 +25,8 @@ export interface RankContext {
    * @throws AbortError when the rank is about to be terminated
    */
   native<T>(call: () => Promise<T> | T): Promise<T>;
+  /** The same for native code that blocks. */
+  nativeSync<T>(call: () => T): T;
   /** The run was asked to finish early. Ranks see it at different moments: decide on one of them, or on main. */
   interrupted(): boolean;
 }
@@ -93,18 +95,32 @@ function makeContext(seat: Seat, mesh: MeshView): RankContext {
     setInstruction: (instruction) => void Atomics.store(mesh.words, instructionWord, instruction),
     checkAbort: () => throwIfAborted(mesh),
     native: (call) => guardNative(mesh, seat.rank, call),
+    nativeSync: (call) => {
+      const leave = enterNative(mesh, seat.rank);
+      try {
+        return call();
+      } finally {
+        leave();
+      }
+    },
     interrupted: () => interruptRequested(mesh),
   };
 }
 
 async function guardNative<T>(mesh: MeshView, rank: number, call: () => Promise<T> | T): Promise<T> {
+  const leave = enterNative(mesh, rank);
+  try {
+    return await call();
+  } finally {
+    leave();
+  }
+}
+
+/** @returns what ends the guard */
+function enterNative(mesh: MeshView, rank: number): () => void {
   const word = rankWord(mesh, rank, 'native');
   const state = Atomics.compareExchange(mesh.words, word, 0, 1);
   invariant(state !== 1, 'native calls are nested');
   if (state === 2) throw new AbortError('this rank is being terminated', rank);
-  try {
-    return await call();
-  } finally {
-    Atomics.store(mesh.words, word, 0);
-  }
+  return () => void Atomics.store(mesh.words, word, 0);
 }

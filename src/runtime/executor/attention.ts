@@ -1,0 +1,112 @@
+import { invariant } from '../../errors.js';
+import { localHeadMap } from '../../ir/ops/attention.js';
+import type { Instruction, KernelInfo } from '../../package/program.js';
+import type { RunContext } from './host.js';
+import { int64Tensor, makeTensor, type OrtTensor } from './onnx.js';
+import { attentionTiles, documentLengths, type AttentionTile } from './tiles.js';
+import { rowElements, type Views } from './views.js';
+
+type Attention = Extract<Instruction, { kind: 'attention' | 'attention_vjp' }>;
+
+/** Names a kernel gives to the operands of its op, in order; documents become tiles. */
+const OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
+const RESULTS = {
+  attention: ['out', 'lse'],
+  attention_vjp: ['dq', 'dk', 'dv'],
+} as const satisfies Record<Attention['kind'], readonly string[]>;
+/** What has a row a key; everything else has a row a query. */
+const OF_KEYS: ReadonlySet<string> = new Set(['k', 'v', 'dk', 'dv', 'dk_acc', 'dv_acc']);
+
+/** A tensor of a kernel whose rows are cut for each tile. */
+interface Cut {
+  readonly name: string;
+  readonly data: Float32Array;
+  readonly row: number;
+  readonly inner: readonly number[];
+  readonly ofKeys: boolean;
+}
+
+const cutOf = (name: string, data: Float32Array, shape: readonly number[]): Cut => ({
+  name,
+  data,
+  row: rowElements(shape),
+  inner: shape.slice(1),
+  ofKeys: OF_KEYS.has(name),
+});
+
+/** Attention over packed documents, a tile of query rows of one document at a time. */
+export function attentionStep(instruction: Attention, kernel: KernelInfo, views: Views) {
+  const { operands, results, kind } = instruction;
+  const documents = views.array(operands[3]!);
+  invariant(documents instanceof Int32Array, 'documents are i32');
+  const heads = views.shapeOf(operands[0]!)[1]!;
+  const fetched = RESULTS[kind].flatMap((name, i) =>
+    results[i]! < 0 ? [] : [cutOf(name, views.floats(results[i]!), views.shapeOf(results[i]!))],
+  );
+  const accumulated = kind === 'attention' ? [] : sumsOf(instruction, views);
+  const wanted = new Set(kernel.inputs);
+  const fed = [
+    ...OPERANDS.flatMap((name, i) =>
+      wanted.has(name) && operands[i] !== undefined
+        ? [cutOf(name, views.floats(operands[i]), views.shapeOf(operands[i]))]
+        : [],
+    ),
+    ...accumulated,
+  ];
+  const constants = headTensors(kernel, views);
+  const offset = new BigInt64Array(1);
+  const offsetTensor: OrtTensor = { type: 'int64', dims: [1], data: offset, location: 'cpu' };
+  if (wanted.has('offset')) constants['offset'] = offsetTensor;
+
+  return (context: RunContext): void => {
+    for (const sum of accumulated) sum.data.fill(0);
+    const session = context.session(kernel.file);
+    const lengths = lengthsOf(context, documents);
+    for (const tile of attentionTiles(kernel, heads, lengths)) {
+      const feeds: Record<string, OrtTensor> = { ...constants };
+      const fetches: Record<string, OrtTensor> = {};
+      for (const cut of fed) feeds[cut.name] = cutTensor(cut, tile);
+      for (const cut of fetched) fetches[cut.name] = cutTensor(cut, tile);
+      offset[0] = BigInt(tile.row - tile.key);
+      context.host.nativeSync(() => session.run(feeds, fetches));
+    }
+  };
+}
+
+const cutTensor = (cut: Cut, tile: AttentionTile): OrtTensor => {
+  const [first, rows] = cut.ofKeys ? [tile.key, tile.keys] : [tile.row, tile.rows];
+  return makeTensor('f32', cut.data.subarray(first * cut.row, (first + rows) * cut.row), [
+    rows,
+    ...cut.inner,
+  ]);
+};
+
+/** dk and dv are summed over the tiles that see a key: each call adds to what is there. */
+function sumsOf({ operands, results }: Attention, views: Views): Cut[] {
+  return (['dk_acc', 'dv_acc'] as const).map((name, i) => {
+    const buffer = results[i + 1]!;
+    const shape = views.shapeOf(operands[i + 1]!);
+    const size = shape.reduce((product, n) => product * n, 1);
+    return cutOf(name, buffer < 0 ? new Float32Array(size) : views.floats(buffer), shape);
+  });
+}
+
+function headTensors(kernel: KernelInfo, views: Views): Record<string, OrtTensor> {
+  const { degree, index } = views.bound.rank.sp;
+  const map = localHeadMap(kernel.heads, kernel.kvHeads, degree, index);
+  const tensors: Record<string, OrtTensor> = {};
+  if (kernel.inputs.includes('head_map')) tensors['head_map'] = int64Tensor(map);
+  if (kernel.inputs.includes('head_onehot')) {
+    const kvHeads = map.length === 0 ? 0 : map.at(-1)! + 1;
+    const onehot = new Float32Array(kvHeads * map.length);
+    map.forEach((kv, h) => (onehot[kv * map.length + h] = 1));
+    tensors['head_onehot'] = makeTensor('f32', onehot, [kvHeads, map.length]);
+  }
+  return tensors;
+}
+
+function lengthsOf(context: RunContext, documents: Int32Array): readonly number[] {
+  const known = context.lengths.get(documents) ?? documentLengths(documents);
+  context.lengths.set(documents, known);
+  return known;
+}

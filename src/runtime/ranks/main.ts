@@ -1,0 +1,249 @@
+/** Worker entry of a training rank: holds its memory, runs its part of every micro-batch. */
+import { invariant, unreachable } from '../../errors.js';
+import { openPackage, type Package } from '../../package/read.js';
+import { shardRange } from '../../ir/placement.js';
+import { collectiveKinds, sumFloat64, type Group } from '../collectives/engine.js';
+import { OrtExecutor } from '../executor/executor.js';
+import type { ExecutorHost, OnTile } from '../executor/host.js';
+import { instructionBases } from '../session/labels.js';
+import { allocateMemory, worldBinding, type RankMemory } from '../session/memory.js';
+import type { RankShare } from '../session/plan.js';
+import {
+  STREAM_WINDOW,
+  type Fault,
+  type LogitStream,
+  type LogitTile,
+  type RankCounters,
+  type RankData,
+  type RankMessage,
+  type RankReply,
+} from '../session/protocol.js';
+import { serveRank, transferring, type RankContext } from './worker.js';
+
+/** A rank once its package is open. */
+interface Rank {
+  readonly context: RankContext;
+  readonly pkg: Package;
+  readonly memory: RankMemory;
+  readonly executor: OrtExecutor;
+  readonly bases: ReadonlyMap<string, number>;
+  readonly world: Group;
+}
+
+interface Sums {
+  readonly lossSum: number;
+  readonly count: number;
+}
+
+let opened: Promise<Rank> | undefined;
+
+serveRank<RankMessage, RankReply>(async (message, context) => {
+  const before = snapshot(context);
+  const rank = await (opened ??= open(context));
+  const done = handle(rank, message);
+  const tensors = done.tensors ?? new Map<string, Float32Array<ArrayBuffer>>();
+  const reply: RankReply = {
+    lossSum: 0,
+    count: 0,
+    gradNorm: 0,
+    tiles: 0,
+    ...done,
+    tensors,
+    counters: since(before, snapshot(context)),
+    arenaBytes: rank.executor.arenaBytes,
+  };
+  return transferring(
+    reply,
+    [...tensors.values()].map((tensor) => tensor.buffer),
+  );
+});
+
+async function open(context: RankContext): Promise<Rank> {
+  const { directory, hash, weights, fault } = context.data as RankData;
+  const pkg = await openPackage(directory, { checked: hash });
+  const memory = allocateMemory(pkg, context.rank, context.world);
+  if (weights === 'package')
+    for (const [name, target] of memory.parameters) pkg.readParameterInto(name, target);
+  const executor = new OrtExecutor(withFault(context, fault), (file) => pkg.bytes(file));
+  const world = { ranks: Array.from({ length: context.world }, (_, r) => r) };
+  return { context, pkg, memory, executor, bases: instructionBases(pkg), world };
+}
+
+function withFault(context: RankContext, fault: Fault | undefined): ExecutorHost {
+  if (fault?.rank !== context.rank) return context;
+  return {
+    ...context,
+    setInstruction: (instruction) => {
+      context.setInstruction(instruction);
+      if (instruction !== fault.instruction) return;
+      if (fault.how === 'exit') process.exit(3);
+      throw new Error('a failure made on purpose');
+    },
+  };
+}
+
+type Done = Partial<Omit<RankReply, 'tensors'>> & {
+  readonly tensors?: ReadonlyMap<string, Float32Array<ArrayBuffer>>;
+};
+
+function handle(rank: Rank, message: RankMessage): Done {
+  switch (message.type) {
+    case 'load':
+      return {};
+    case 'step': {
+      const sums = accumulate(rank, message.microBatches);
+      return { ...settle(rank, sums), gradNorm: update(rank, sums.count, message.lr, message.step) };
+    }
+    case 'gradients':
+      return gradients(rank, accumulate(rank, message.microBatches));
+    case 'evaluate':
+      return evaluate(rank, message.microBatches, message.stream);
+    case 'read':
+      return { tensors: new Map(message.names.map((name) => [name, memoryOf(rank, name).slice()])) };
+    case 'write': {
+      const memory = memoryOf(rank, message.name);
+      invariant(
+        memory.length === message.data.length,
+        `${message.name} was given ${message.data.length} elements`,
+      );
+      memory.set(message.data);
+      return {};
+    }
+    case 'reset':
+      for (const moment of rank.memory.moments.values()) moment.fill(0);
+      return {};
+    default:
+      return unreachable(message);
+  }
+}
+
+function memoryOf({ memory }: Rank, name: string): Float32Array {
+  const found = memory.moments.get(name) ?? memory.parameters.get(name);
+  invariant(found !== undefined, `there is no ${name} on this rank`);
+  return found;
+}
+
+/** Runs a program on one share and returns what this rank's tokens add to the loss. */
+function runShare(
+  { context, pkg, memory, executor, bases }: Rank,
+  name: 'train' | 'eval',
+  { ranks, tokens, data }: RankShare,
+  add: boolean,
+  onTile?: OnTile,
+): Sums {
+  const program = pkg.program(name);
+  const binding = {
+    sp: { index: ranks.indexOf(context.rank), degree: ranks.length },
+    world: { index: context.rank, degree: context.world },
+    symbols: new Map([['S', tokens]]),
+  };
+  const given = name === 'train' ? memory.trainBinding(add) : memory.evalBinding();
+  const bound = executor.bind(program, binding, given, add ? 'add' : 'set');
+  for (const [input, target] of bound.data) {
+    const values = (data as Readonly<Record<string, Int32Array>>)[input];
+    invariant(values?.length === target.length, `data input ${input} does not fit this rank's share`);
+    target.set(values);
+  }
+  executor.run(bound, { group: { ranks }, firstInstruction: bases.get(name), onTile });
+  return { lossSum: memory.scalar('run/loss_sum')[0]!, count: memory.scalar('run/count')[0]! };
+}
+
+/** Leaves the sum of the gradients of all micro-batches in the accumulators; returns this rank's own sums. */
+function accumulate(rank: Rank, microBatches: readonly RankShare[]): Sums {
+  let [lossSum, count] = [0, 0];
+  if (microBatches.length === 0) for (const gradient of rank.memory.gradients.values()) gradient.fill(0);
+  microBatches.forEach((share, i) => {
+    const sums = runShare(rank, 'train', share, i > 0);
+    lossSum += sums.lossSum;
+    count += sums.count;
+  });
+  return { lossSum, count };
+}
+
+/** Sums over all ranks. */
+function settle({ context, world }: Rank, { lossSum, count }: Sums): Sums {
+  const [loss, tokens] = sumFloat64(context.collectives, world, Float64Array.of(lossSum, count));
+  return { lossSum: loss!, count: tokens! };
+}
+
+/** One AdamW update (arXiv 1711.05101). @returns the global norm of the gradients, before clipping */
+function update(rank: Rank, count: number, lr: number, step: number): number {
+  const { pkg, memory, executor, bases, context, world } = rank;
+  const { beta1, beta2 } = pkg.manifest.optimizer;
+  // float32 has nothing left of 1 − βᵗ where β is close to 1.
+  memory.scalar('update/correction1')[0] = 1 - beta1 ** (step + 1);
+  memory.scalar('update/correction2')[0] = 1 - beta2 ** (step + 1);
+  memory.scalar('update/lr')[0] = lr;
+  memory.scalar('update/count')[0] = count;
+  const binding = worldBinding(context.rank, context.world);
+  const bound = executor.bind(pkg.program('update'), binding, memory.updateBinding());
+  executor.run(bound, { group: world, firstInstruction: bases.get('update') });
+  return memory.scalar('update/grad_norm')[0]!;
+}
+
+/** Whole gradients of the mean loss, on rank 0. */
+function gradients(rank: Rank, own: Sums): Done {
+  const { memory, context, world } = rank;
+  const sums = settle(rank, own);
+  context.collectives.allReduce(world, [...new Set(memory.gradients.values())]);
+  if (context.rank !== 0) return sums;
+  const perToken = 1 / Math.max(1, sums.count);
+  const tensors = new Map(
+    [...memory.gradients].map(([name, sum]) => [name.slice('grad/'.length), sum.map((g) => g * perToken)]),
+  );
+  return { ...sums, tensors };
+}
+
+function evaluate(rank: Rank, microBatches: readonly RankShare[], stream: LogitStream | undefined): Done {
+  let [lossSum, count, tiles] = [0, 0, 0];
+  microBatches.forEach((share, microBatch) => {
+    const first = firstRow(rank, share);
+    const send = (_: string, row: number, data: Float32Array): void =>
+      sendTile(rank, stream!, tiles++, { microBatch, row: first + row, data });
+    const sums = runShare(rank, 'eval', share, false, stream && send);
+    lossSum += sums.lossSum;
+    count += sums.count;
+  });
+  stream?.port.close();
+  return { ...settle(rank, { lossSum, count }), tiles };
+}
+
+const firstRow = ({ context }: Rank, { ranks, tokens }: RankShare): number =>
+  shardRange(tokens, ranks.length, ranks.indexOf(context.rank)).start;
+
+/** Posts a tile, once the main thread has taken enough of those before it. */
+function sendTile({ context }: Rank, { port, taken }: LogitStream, number: number, tile: LogitTile): void {
+  const counter = new Int32Array(taken);
+  for (let seen = Atomics.load(counter, 0); number - seen >= STREAM_WINDOW; seen = Atomics.load(counter, 0)) {
+    context.checkAbort();
+    Atomics.wait(counter, 0, seen, 100);
+  }
+  port.postMessage(tile, [tile.data.buffer as ArrayBuffer]);
+}
+
+function snapshot({ collectives: { counters } }: RankContext): RankCounters {
+  return structuredClone({
+    exchanges: counters.exchanges,
+    bytesSent: counters.bytesSent,
+    kinds: counters.kinds,
+    waitMs: counters.waitMs,
+  });
+}
+
+function since(before: RankCounters, after: RankCounters): RankCounters {
+  const kinds = Object.fromEntries(
+    collectiveKinds.map((kind) => [
+      kind,
+      {
+        exchanges: after.kinds[kind].exchanges - before.kinds[kind].exchanges,
+        bytesSent: after.kinds[kind].bytesSent - before.kinds[kind].bytesSent,
+      },
+    ]),
+  );
+  return {
+    exchanges: after.exchanges - before.exchanges,
+    bytesSent: after.bytesSent - before.bytesSent,
+    kinds: kinds as RankCounters['kinds'],
+    waitMs: after.waitMs - before.waitMs,
+  };
+}

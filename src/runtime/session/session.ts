@@ -1,0 +1,327 @@
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { invariant, UserError } from '../../errors.js';
+import type { Package } from '../../package/read.js';
+import type { RankFailure } from '../ranks/pool.js';
+import { RankPool } from '../ranks/pool.js';
+import { instructionLabel } from './labels.js';
+import { momentSizes } from './memory.js';
+import { mergeCounters, type ExchangeMetrics } from './metrics.js';
+import { buffersOf, checkPlan, sharesOf, type MicroBatchPlan, type RankShare } from './plan.js';
+import type { Fault, LogitStream, LogitTile, RankData, RankMessage, RankReply } from './protocol.js';
+
+export interface SessionOptions {
+  readonly ranks: number;
+  /** `zero`: parameters start at zero, because `load` will follow. */
+  readonly weights?: 'package' | 'zero';
+  /** For tests: makes a rank fail. */
+  readonly fault?: Fault;
+}
+
+export interface RunMetrics extends ExchangeMetrics {
+  /** Sum of token losses over all lanes and micro-batches. */
+  readonly lossSum: number;
+  /** Tokens that counted. */
+  readonly tokens: number;
+  /** lossSum / tokens; 0 where nothing counted. */
+  readonly loss: number;
+  /** Tokens processed, counted or not. */
+  readonly rowTokens: number;
+  /** Largest arena of any rank so far. */
+  readonly arenaBytes: number;
+  readonly ms: number;
+}
+
+export interface StepMetrics extends RunMetrics {
+  /** Of the gradient of the mean loss, before clipping. */
+  readonly gradNorm: number;
+}
+
+export interface StepOptions {
+  readonly lr: number;
+  /** Updates done before this one. */
+  readonly step: number;
+}
+
+export interface GradientMetrics extends StepMetrics {
+  /** Gradients of the mean loss, whole, by initialiser. Tied initialisers have one each. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+/** Rows `row …` of the packed row of a lane: `data` is [rows, vocabulary]. */
+export interface LogitRows {
+  readonly microBatch: number;
+  readonly lane: number;
+  readonly row: number;
+  readonly rows: number;
+  readonly data: Float32Array;
+}
+
+/** Whole tensors by name. */
+export type Tensors = ReadonlyMap<string, Float32Array>;
+
+/** Local ranks with a model in training. One call at a time; the first failure of a rank ends the session. */
+export class TrainingSession {
+  readonly #pool: RankPool<RankMessage, RankReply>;
+  readonly package: Package;
+
+  private constructor(pkg: Package, pool: RankPool<RankMessage, RankReply>) {
+    this.package = pkg;
+    this.#pool = pool;
+  }
+
+  /** @throws UserError when the package has no weights and they were asked for; RankFailure */
+  static async open(pkg: Package, options: SessionOptions): Promise<TrainingSession> {
+    const { ranks, weights = 'package', fault } = options;
+    const absent = pkg.manifest.parameters.find(({ weight }) => weight.kind === 'absent');
+    if (weights === 'package' && absent !== undefined)
+      throw new UserError(
+        `${pkg.directory} was compiled without weights: ${absent.name} has no initial value`,
+        'compile the model again without --no-weights, or resume from a checkpoint',
+      );
+    const data: RankData = { directory: pkg.directory, hash: pkg.hash, weights, fault };
+    const pool = await RankPool.start<RankMessage, RankReply>({
+      world: ranks,
+      entry: new URL('../ranks/main.ts', import.meta.url),
+      data,
+      labelOf: (instruction) => instructionLabel(pkg, instruction),
+    });
+    try {
+      await pool.broadcast({ type: 'load' });
+      return new TrainingSession(pkg, pool);
+    } catch (error) {
+      await pool.close();
+      throw error;
+    }
+  }
+
+  get world(): number {
+    return this.#pool.world;
+  }
+
+  /** What ended the session, if something did. */
+  get failure(): RankFailure | undefined {
+    return this.#pool.failure;
+  }
+
+  /** One update from the gradients of all micro-batches. */
+  async step(plan: readonly MicroBatchPlan[], { lr, step }: StepOptions): Promise<StepMetrics> {
+    const { replies, metrics } = await this.#run(plan, (microBatches) => ({
+      type: 'step',
+      microBatches,
+      lr,
+      step,
+    }));
+    return { ...metrics, gradNorm: replies[0]!.gradNorm };
+  }
+
+  /** Gradients without an update. */
+  async gradients(plan: readonly MicroBatchPlan[]): Promise<GradientMetrics> {
+    const { replies, metrics } = await this.#run(plan, (microBatches) => ({
+      type: 'gradients',
+      microBatches,
+    }));
+    const gradients = replies[0]!.tensors;
+    return { ...metrics, gradients, gradNorm: globalNorm(this.package, gradients) };
+  }
+
+  /** The loss, and the logits as they are made, tile by tile. Tiles of different ranks come in any order. */
+  async evaluate(plan: readonly MicroBatchPlan[], onLogits?: (tile: LogitRows) => void): Promise<RunMetrics> {
+    const streams = onLogits && this.#streams(plan, onLogits);
+    try {
+      const { replies, metrics } = await this.#run(
+        plan,
+        (microBatches, rank) => ({
+          type: 'evaluate',
+          microBatches,
+          stream: streams?.[rank]!.stream,
+        }),
+        (rank) => (streams === undefined ? [] : [streams[rank]!.stream.port]),
+      );
+      await Promise.all(replies.map(({ tiles }, rank) => streams?.[rank]!.received(tiles)));
+      return metrics;
+    } finally {
+      streams?.forEach(({ close }) => close());
+    }
+  }
+
+  /** All parameters, whole, by initialiser. */
+  async parameters(): Promise<Tensors> {
+    const names = this.package.manifest.parameters.map(({ name }) => name);
+    return (await this.#pool.request(0, { type: 'read', names })).tensors;
+  }
+
+  /** Moments of AdamW, whole: `m/<initialiser>` and `v/<initialiser>`. */
+  async state(): Promise<Tensors> {
+    const shares = this.#momentShares();
+    const names = [...shares[0]!.keys()];
+    const sharded = [...shares[0]!.values()].some(({ own, whole }) => own !== whole);
+    if (!sharded || this.world === 1) return (await this.#pool.request(0, { type: 'read', names })).tensors;
+    const replies = await this.#pool.broadcast({ type: 'read', names });
+    return new Map(
+      names.map((name) => {
+        const { own, whole } = shares[0]!.get(name)!;
+        if (own === whole) return [name, replies[0]!.tensors.get(name)!];
+        const tensor = new Float32Array(whole);
+        let at = 0;
+        for (const { tensors } of replies) {
+          tensor.set(tensors.get(name)!, at);
+          at += tensors.get(name)!.length;
+        }
+        return [name, tensor];
+      }),
+    );
+  }
+
+  /**
+   * Sets parameters and moments, one tensor at a time.
+   * @param parameter whole value of an initialiser
+   * @param moment whole value of `m/…` or `v/…`; without it they become zero
+   */
+  async load(
+    parameter: (name: string) => Float32Array,
+    moment?: (name: string) => Float32Array,
+  ): Promise<void> {
+    for (const { name, shape } of this.package.manifest.parameters) {
+      const data = sized(
+        name,
+        parameter(name),
+        shape.reduce((n, d) => n * d, 1),
+      );
+      await this.#pool.broadcast({ type: 'write', name, data });
+    }
+    if (moment === undefined) return void (await this.#pool.broadcast({ type: 'reset' }));
+    const shares = this.#momentShares();
+    for (const [name, { whole }] of shares[0]!) {
+      const data = sized(name, moment(name), whole);
+      let at = 0;
+      await this.#pool.broadcast((rank) => {
+        const { own } = shares[rank]!.get(name)!;
+        const start = own === whole ? 0 : at;
+        at += own;
+        return { type: 'write', name, data: data.slice(start, start + own) };
+      });
+    }
+  }
+
+  /** Tells ranks that the run should finish early. */
+  interrupt(): void {
+    this.#pool.interrupt();
+  }
+
+  /** Ends one rank from outside, as a crash would. For fault tests. */
+  terminate(rank: number): Promise<void> {
+    return this.#pool.terminate(rank);
+  }
+
+  /** What a rank is executing now. */
+  instruction(rank: number): string | undefined {
+    return this.#pool.instruction(rank);
+  }
+
+  close(): Promise<void> {
+    return this.#pool.close();
+  }
+
+  async #run(
+    plan: readonly MicroBatchPlan[],
+    message: (microBatches: readonly RankShare[], rank: number) => RankMessage,
+    transfer: (rank: number) => readonly MessagePort[] = () => [],
+  ): Promise<{ replies: readonly RankReply[]; metrics: RunMetrics }> {
+    for (const microBatch of plan) checkPlan(microBatch, this.world, this.package.manifest);
+    const start = performance.now();
+    const shares = plan.map(sharesOf);
+    const replies = await Promise.all(
+      Array.from({ length: this.world }, (_, rank) => {
+        const own = shares.map((byRank) => byRank[rank]!);
+        return this.#pool.request(rank, message(own, rank), [...own.flatMap(buffersOf), ...transfer(rank)]);
+      }),
+    );
+    const { lossSum, count } = replies[0]!;
+    const metrics: RunMetrics = {
+      lossSum,
+      tokens: count,
+      loss: count === 0 ? 0 : lossSum / count,
+      rowTokens: plan.reduce((sum, { lanes }) => sum + tokensOf(lanes), 0),
+      ...mergeCounters(replies.map((reply) => reply.counters)),
+      arenaBytes: Math.max(...replies.map((reply) => reply.arenaBytes)),
+      ms: performance.now() - start,
+    };
+    return { replies, metrics };
+  }
+
+  #momentShares(): ReturnType<typeof momentSizes>[] {
+    const update = this.package.program('update');
+    return Array.from({ length: this.world }, (_, rank) => momentSizes(update, rank, this.world));
+  }
+
+  /** A stream from every rank to `onLogits`. */
+  #streams(plan: readonly MicroBatchPlan[], onLogits: (tile: LogitRows) => void): RankStream[] {
+    const { vocabulary } = this.package.manifest;
+    return Array.from({ length: this.world }, (_, rank) =>
+      openStream(({ microBatch, row, data }) => {
+        const lane = plan[microBatch]!.lanes.findIndex(({ ranks }) => ranks.includes(rank));
+        onLogits({ microBatch, lane, row, rows: data.length / vocabulary, data });
+      }),
+    );
+  }
+}
+
+const tokensOf = (lanes: MicroBatchPlan['lanes']): number =>
+  lanes.reduce((sum, { documents }) => sum + documents.reduce((n, { ids }) => n + ids.length, 0), 0);
+
+function sized(name: string, data: Float32Array, elements: number): Float32Array {
+  invariant(data.length === elements, `${name} has ${data.length} elements, expected ${elements}`);
+  return data;
+}
+
+/** ‖g‖ over logical parameters: gradients of tied initialisers are those of one weight, and add up. */
+function globalNorm({ manifest }: Package, gradients: Tensors): number {
+  const sums = new Map(gradients);
+  for (const { name, shape, tiedTo } of manifest.parameters) {
+    const [own, primary] = [gradients.get(name), tiedTo && sums.get(tiedTo.name)];
+    if (tiedTo === undefined || own === undefined || primary === undefined) continue;
+    const [rows, columns] = shape as [number, number];
+    const at = (i: number): number => (tiedTo.transposed ? (i % rows) * columns + Math.floor(i / rows) : i);
+    sums.set(
+      tiedTo.name,
+      primary.map((g, i) => g + own[at(i)]!),
+    );
+    sums.delete(name);
+  }
+  let squares = 0;
+  for (const sum of sums.values()) for (const g of sum) squares += g * g;
+  return Math.sqrt(squares);
+}
+
+interface RankStream {
+  /** The rank's end. */
+  readonly stream: LogitStream;
+  /** Waits for the last of so many tiles. */
+  received(tiles: number): Promise<void>;
+  close(): void;
+}
+
+function openStream(onTile: (tile: LogitTile) => void): RankStream {
+  const { port1, port2 } = new MessageChannel();
+  const taken = new Int32Array(new SharedArrayBuffer(4));
+  let failure: { readonly error: unknown } | undefined;
+  let wake = (): void => {};
+  port1.on('message', (tile: LogitTile) => {
+    try {
+      if (failure === undefined) onTile(tile);
+    } catch (error) {
+      failure = { error };
+    }
+    Atomics.add(taken, 0, 1);
+    Atomics.notify(taken, 0);
+    wake();
+  });
+  return {
+    stream: { port: port2, taken: taken.buffer as SharedArrayBuffer },
+    received: async (tiles) => {
+      while (Atomics.load(taken, 0) < tiles) await new Promise<void>((resolve) => (wake = resolve));
+      if (failure !== undefined) throw failure.error;
+    },
+    close: () => port1.close(),
+  };
+}
