@@ -65,8 +65,8 @@ const MAX_WORK = 2_000_000;
 
 /**
  * Offset calculation, greedily with best-fit gaps (arXiv 2001.03288, section 5): NP-hard in general, so a few
- * orders are tried and the smallest result kept, the first one if they tie; one that meets the lower bound
- * ends the search. Offsets are multiples of whatever all sizes are multiples of.
+ * orders are tried, then improved, and the smallest result is kept, the first one if they tie; one that meets
+ * the lower bound ends the search. Offsets are multiples of whatever all sizes are multiples of.
  */
 export function packIntervals(intervals: Intervals): Packing {
   const live = liveBytes(intervals);
@@ -74,14 +74,35 @@ export function packIntervals(intervals: Intervals): Packing {
   const shelves = makeShelves(intervals);
   let best: Packing | undefined;
   let work = 0;
-  for (const order of ordersOf(intervals, live)) {
+  const attempt = (order: Int32Array): Packing => {
     const packing = { ...placeInOrder(intervals, shelves, order), lowerBound };
     if (best === undefined || packing.bytes < best.bytes) best = packing;
     work += shelves.work;
-    if (best.bytes === lowerBound || work > MAX_WORK) break;
+    return packing;
+  };
+  const done = (): boolean => best?.bytes === lowerBound || work > MAX_WORK;
+  for (const order of ordersOf(intervals, live)) {
+    attempt(order);
+    if (done()) break;
   }
+  let order = firstOrder(intervals, live);
+  for (let round = 0; round < MAX_ROUNDS && !done(); round++)
+    order = promote(order, intervals, attempt(order));
   invariant(best !== undefined, 'no order was tried');
   return best;
+}
+
+/** What ended highest goes first: the next attempt gives it a better place. */
+function promote(order: Int32Array, { sizes }: Intervals, { offsets, bytes }: Packing): Int32Array {
+  const highest = (i: number): boolean => bytes === offsets[i]! + sizes[i]!;
+  const top = order.filter(highest);
+  const next = order.slice();
+  next.set(top);
+  next.set(
+    order.filter((i) => !highest(i)),
+    top.length,
+  );
+  return next;
 }
 
 /** Bytes alive in every instruction. */
@@ -95,6 +116,12 @@ function liveBytes({ first, last, sizes }: Intervals): Float64Array {
   for (let t = 1; t <= end; t++) live[t]! += live[t - 1]!;
   return live;
 }
+
+/** Rounds of improvement when no order meets the lower bound; small programs get them all. */
+const MAX_ROUNDS = 100;
+
+const firstOrder = (intervals: Intervals, live: Float64Array): Int32Array =>
+  ordersOf(intervals, live).next().value ?? new Int32Array();
 
 /** Orders to place in, largest key first; ties go to the next key, then to the earlier. */
 function* ordersOf(intervals: Intervals, live: Float64Array): Generator<Int32Array> {

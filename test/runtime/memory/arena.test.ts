@@ -106,7 +106,7 @@ describe('packIntervals', () => {
       sizes: Float64Array.from(items, (i) => i.size * 64),
     }));
 
-  test('what is alive together lies apart, and nothing is wasted beyond a quarter', () => {
+  test('what is alive together lies apart, and little is wasted', () => {
     fc.assert(
       fc.property(intervals, ({ first, last, sizes }) => {
         const { offsets, bytes, lowerBound } = packIntervals({ first, last, sizes });
@@ -119,10 +119,20 @@ describe('packIntervals', () => {
           }
         }
         expect(bytes).toBeGreaterThanOrEqual(lowerBound);
-        expect(bytes).toBeLessThanOrEqual(1.25 * lowerBound);
+        expect(bytes).toBeLessThanOrEqual(1.05 * lowerBound);
       }),
       // Greedy orders have no such bound in theory: the seed keeps this a fact.
       { numRuns: 300, seed: 7 },
+    );
+  });
+
+  test('orders are improved where none of them meets the lower bound', () => {
+    fc.assert(
+      fc.property(intervals, (items) => {
+        const { bytes, lowerBound } = packIntervals(items);
+        return bytes === 0 || bytes / lowerBound < 1.05;
+      }),
+      { numRuns: 200, seed: 11 },
     );
   });
 
