@@ -113,8 +113,8 @@ export function placementFault({ dims, pending }: Type): string | undefined {
   if (of === undefined)
     return pending === undefined ? undefined : `a sum pending over ${pending} meets a dim split over ${axis}`;
   const heads = constantOf(pieces);
-  if (axis !== 'sp' || heads === undefined || heads < 1 || of < 1 || of % heads !== 0)
-    return `${printDim(first)}: ${of} query heads over sp are expected to be a multiple of the K/V heads`;
+  if (axis !== 'sp' || heads === undefined || heads < 1 || of <= heads || of % heads !== 0)
+    return `${printDim(first)}: ${of} query heads over sp are expected to be several for each K/V head`;
   return pending === 'world' ? `a sum pending over world meets ${printDim(first)}` : undefined;
 }
 

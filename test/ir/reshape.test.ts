@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { builderAt } from '../../src/ir/build.js';
 import { makeInput, type Graph } from '../../src/ir/graph.js';
 import { TypeMismatch } from '../../src/ir/op.js';
-import { shapeAttr } from '../../src/ir/ops/define.js';
+import { reshapeAttrs } from '../../src/ir/ops/define.js';
 import { productOfSizes, toSize, type SizeLike } from '../../src/ir/size.js';
 import { dim, parseType, printType, tensorType, type Dim, type Split, type Type } from '../../src/ir/type.js';
 import { evaluateSharded, evaluateWhole, wholeShape } from '../support/mesh.js';
@@ -80,7 +80,7 @@ describe('reshape across a split dim', () => {
           return;
         }
         accepted++;
-        expect(printType(b.one('reshape', [y], { shape: shapeAttr(type) }).type)).toBe(printType(type));
+        expect(printType(b.one('reshape', [y], reshapeAttrs(type)).type)).toBe(printType(type));
         const graph: Graph = { name: 'r', axes: ['sp'], inputs: [x], outputs: [{ name: 'y', value: y }] };
         for (const lane of [
           { degree: 2, tokens: 5 },
@@ -113,11 +113,19 @@ describe('reshape across a split dim', () => {
     ['f32[1, S@sp, 4]', ['S', 4], 'f32[S@sp, 4]'],
     ['f32[S@sp, 3]', ['3*S'], 'f32[3*S@sp/3]'],
     ['f32[S, 1@sp, 64]', ['S', 64], 'f32[S, 64@sp/64]'],
-    ['f32[S, 64@sp/64]', ['S', 1, 64], 'f32[S, 1@sp, 64]'],
+    ['f32[S, 64@sp/64]', ['S', 1, 64], 'f32[S, 1, 64@sp/64]'],
     ['f32[8]{U:sp}', [2, 4], 'f32[2, 4]{U:sp}'],
   ])('%s to [%s] is %s', (type, shape, expected) => {
     const sizes = shape.map((s) => (typeof s === 'number' ? s : parseType(`f32[${s}]`).dims[0]!.size));
     expect(reshaped(type, sizes)).toBe(expected);
+  });
+
+  it('puts a split of one piece where it is told', () => {
+    const x = makeInput('x', 'data', parseType('f32[S, 64@sp/64]'));
+    const shape = [x.type.dims[0]!.size, 1, 64];
+    expect(printType(b.one('reshape', [x], { shape, split: 1 }).type)).toBe('f32[S, 1@sp, 64]');
+    for (const split of [0, 3, -1])
+      expect(() => b.one('reshape', [x], { shape, split })).toThrow(TypeMismatch);
   });
 
   it.each([

@@ -252,7 +252,7 @@ export const maximum = binary(
   'maximum',
   'Larger of two; ties give the cotangent to the second.',
   'none',
-  Math.max,
+  (a, b) => Math.max(a, b),
   pair(
     ({ build, operands: [a, b] }, g) => keepWhere(build, build.one('less', [b!, a!]), g),
     ({ build, operands: [a, b] }, g) => keepWhere(build, build.one('less_equal', [a!, b!]), g),
@@ -262,7 +262,7 @@ export const minimum = binary(
   'minimum',
   'Smaller of two; ties give the cotangent to the second.',
   'none',
-  Math.min,
+  (a, b) => Math.min(a, b),
   pair(
     ({ build, operands: [a, b] }, g) => keepWhere(build, build.one('less', [a!, b!]), g),
     ({ build, operands: [a, b] }, g) => keepWhere(build, build.one('less_equal', [b!, a!]), g),

@@ -18,6 +18,13 @@ export const transposeLast = (build: Builder, x: Value): Value => {
 const inferMatmul = (ctx: InferContext<Attrs>): readonly Type[] =>
   axes(signature(ctx.types[1]!.dims.length), { broadcast: true })(ctx);
 
+/** Whether rows can be merged: the pieces of a split dim would have a constant number of them. */
+const canFlatten = ({ dims }: Type): boolean => {
+  const rows = dims.slice(0, -1);
+  const others = rows.filter((d) => d.split === undefined);
+  return others.length === rows.length || constantOf(productOfSizes(others.map((d) => d.size))) !== undefined;
+};
+
 /** Moves a split dim among the leading ones to the front, so that all of them can be merged. */
 const splitFirst = (build: Builder, x: Value): Value => {
   const dims = x.type.dims;
@@ -46,7 +53,7 @@ export const matmul = defineOp('matmul', {
     const shared = b!.type.dims.length === 2;
     const left = (): Value => unbroadcast(build, build.one('matmul', [g, transposeLast(build, b!)]), a!.type);
     const right = (): Value =>
-      shared
+      shared && canFlatten(a!.type)
         ? build.one('matmul', [transposeLast(build, flattenRows(build, a!)), flattenRows(build, g)])
         : unbroadcast(build, build.one('matmul', [transposeLast(build, a!), g]), b!.type);
     return [wanted[0] ? left() : undefined, wanted[1] ? right() : undefined];

@@ -8,6 +8,7 @@ import {
   broadcastStrides,
   defineOp,
   gatherIndices,
+  reshapeAttrs,
   scalarConstant,
   shapeAttr,
   stridesOf,
@@ -42,8 +43,11 @@ const infer =
 function spread(ctx: VjpContext<Attrs>, value: Value): Value {
   const x = ctx.operands[0]!.type;
   const reduced = reducedDims(x, ctx.attrs);
-  const kept = x.dims.map((d, i) => (reduced.has(i) ? 1 : (constantOf(d.size) ?? d.size)));
-  const shaped = ctx.attrs['keep'] === true ? value : ctx.build.one('reshape', [value], { shape: kept });
+  const kept = tensorType(
+    'f32',
+    x.dims.map((d, i) => (reduced.has(i) ? dim(1) : d)),
+  );
+  const shaped = ctx.attrs['keep'] === true ? value : ctx.build.one('reshape', [value], reshapeAttrs(kept));
   return ctx.build.one('broadcast', [shaped], {
     shape: shapeAttr(x),
     axes: x.dims.map((d) => (d.split === undefined ? '' : printSplit(d.split))),

@@ -25,7 +25,16 @@ import {
   type DType,
   type Type,
 } from '../type.js';
-import { broadcastStrides, DTYPES, defineOp, gatherIndices, shapeAttr, stridesOf, tensor } from './define.js';
+import {
+  broadcastStrides,
+  DTYPES,
+  defineOp,
+  gatherIndices,
+  reshapeAttrs,
+  stridesOf,
+  tensor,
+  unbroadcast,
+} from './define.js';
 
 const shapeOf = (attrs: Attrs): readonly SizeLike[] => attrs['shape'] as readonly SizeLike[];
 
@@ -50,10 +59,9 @@ export const constant = defineOp('constant', {
 /**
  * Placement across a reshape. Dims are matched in minimal groups of equal product. A split dim must lead
  * its group; the pieces it is split into keep their number, and the unit absorbs the factors merged into
- * or split off it. The split goes to the first dim of the new group that is not 1 (to the first dim, if there
- * is one piece only), so that the reshape back restores the placement.
+ * or split off it. The split goes to the first dim of the new group that is not 1, or to dim `splitAt`.
  */
-export function reshapeDims(from: readonly Dim[], shape: readonly SizeLike[]): Dim[] {
+export function reshapeDims(from: readonly Dim[], shape: readonly SizeLike[], splitAt?: number): Dim[] {
   const to = shape.map(toSize);
   const result: Dim[] = [];
   let [i, j] = [0, 0];
@@ -80,12 +88,13 @@ export function reshapeDims(from: readonly Dim[], shape: readonly SizeLike[]): D
       if (grow === 'in') left = mulSizes(left, from[i++]!.size);
       else right = mulSizes(right, to[j++]!);
     }
-    result.push(...placeGroup(from.slice(firstIn, i), to.slice(firstOut, j)));
+    const at = splitAt === undefined ? undefined : splitAt - firstOut;
+    result.push(...placeGroup(from.slice(firstIn, i), to.slice(firstOut, j), at));
   }
   return result;
 }
 
-function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
+function placeGroup(from: readonly Dim[], to: readonly Size[], splitAt: number | undefined): Dim[] {
   const at = from.findIndex((d) => d.split !== undefined);
   if (at < 0) return to.map((size) => dim(size));
   const leading = from.slice(0, at);
@@ -96,19 +105,18 @@ function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
   if (leading.some((d) => constantOf(d.size) !== 1) || rest.some((d) => d.split !== undefined))
     throw new TypeMismatch('a split dim can be merged only as the leading factor');
   const pieces = divideSizes(size, split!.unit);
-  const single = pieces && constantOf(pieces) === 1;
-  if (single && at > 0)
-    throw new TypeMismatch(`the one piece of ${printDim(from[at]!)} must be the leading factor of a reshape`);
   const pieceElements = mulSizes(productOfSizes(rest.map((d) => d.size)), split!.unit);
   const target = to.findIndex((s) => constantOf(s) !== 1);
-  const chosen = single || target < 0 ? 0 : target;
+  const chosen = splitAt ?? Math.max(target, 0);
+  if (to[chosen] === undefined || to.slice(0, chosen).some((s) => constantOf(s) !== 1))
+    throw new TypeMismatch(`dim ${chosen} of [${to.map((s) => s.key).join(', ')}] cannot take over a split`);
   const inner = productOfSizes(to.slice(chosen + 1));
   const unit = divideSizes(pieceElements, inner);
   const constantUnit = unit && constantOf(unit);
   if (
     constantUnit === undefined ||
     constantUnit < 1 ||
-    !sameSize(mulSizes(pieces ?? 0, constantUnit), to[chosen]!)
+    !sameSize(mulSizes(pieces ?? 0, constantUnit), to[chosen])
   )
     throw new TypeMismatch(
       `pieces of a dim split over ${split!.axis} would straddle the new dims [${to.map((s) => s.key).join(', ')}]`,
@@ -127,13 +135,14 @@ function placeGroup(from: readonly Dim[], to: readonly Size[]): Dim[] {
 }
 
 export const reshape = defineOp('reshape', {
-  doc: 'The same elements in row-major order under another shape (global sizes).',
+  doc: 'The same elements in row-major order under another shape (global sizes). `split`: the result dim that takes over a split of one piece, which sizes of 1 leave open.',
   operands: ['x'],
-  attrs: { shape: 'shape' },
-  infer: ({ types: [x], attrs }) => [tensorType(x!.dtype, reshapeDims(x!.dims, shapeOf(attrs)), x!.pending)],
-  vjp: ({ cotangents: [g], operands: [x], build }) => [
-    g && build.one('reshape', [g], { shape: shapeAttr(x!.type) }),
-  ],
+  attrs: { shape: 'shape', 'split?': 'integer' },
+  infer: ({ types: [x], attrs }) => {
+    const dims = reshapeDims(x!.dims, shapeOf(attrs), attrs['split'] as number | undefined);
+    return [tensorType(x!.dtype, dims, x!.pending)];
+  },
+  vjp: ({ cotangents: [g], operands: [x], build }) => [g && build.one('reshape', [g], reshapeAttrs(x!.type))],
   eval: ({ inputs, shapes }) => [{ shape: shapes[0]!, data: inputs[0]!.data }],
   samples: [
     { operands: [{ type: 'f32[S@sp, 4, 3]' }], attrs: { shape: [symbolSize('S'), 12] } },
@@ -348,15 +357,7 @@ export const broadcast = defineOp('broadcast', {
   operands: ['x'],
   attrs: { shape: 'shape', axes: 'strings' },
   infer: (ctx) => [tensorType(ctx.types[0]!.dtype, broadcastTarget(ctx), ctx.types[0]!.pending)],
-  vjp: ({ cotangents: [g], operands: [x], results: [y], build }) => {
-    if (g === undefined) return [undefined];
-    const extra = y!.type.dims.length - x!.type.dims.length;
-    const dims = y!.type.dims.flatMap((d, i) =>
-      i < extra || !sameDim(d, x!.type.dims[i - extra]!) ? [i] : [],
-    );
-    const summed = dims.length === 0 ? g : build.one('reduce_sum', [g], { dims, keep: true });
-    return [extra === 0 ? summed : build.one('reshape', [summed], { shape: shapeAttr(x!.type) })];
-  },
+  vjp: ({ cotangents: [g], operands: [x], build }) => [g && unbroadcast(build, g, x!.type)],
   eval: ({ inputs: [x], shapes }) => {
     const indices = gatherIndices(shapes[0]!, broadcastStrides(x!.shape, shapes[0]!));
     return [{ shape: shapes[0]!, data: Float64Array.from(indices, (i) => x!.data[i]!) }];
