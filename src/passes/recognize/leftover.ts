@@ -1,5 +1,12 @@
 import { UserError } from '../../errors.js';
-import { inputName, topologicalOrder, type Graph, type Node } from '../../ir/graph.js';
+import {
+  inputName,
+  nodesReaching,
+  topologicalOrder,
+  type Graph,
+  type Node,
+  type Value,
+} from '../../ir/graph.js';
 import { printGraph } from '../../ir/text/print.js';
 import { isSymbolic } from '../match.js';
 import { describe } from './rule.js';
@@ -18,6 +25,22 @@ function around(node: Node, graph: Graph): string {
   return lines.slice(Math.max(first, lines.length - CONTEXT_LINES)).join('\n');
 }
 
+const MOVES: ReadonlySet<string> = new Set(['reshape', 'broadcast', 'transpose', 'cast', 'not']);
+
+/** The first node that does more than move a mask about, and the mask. */
+function maskReader(nodes: readonly Node[]): readonly [Node, Value] | undefined {
+  const masks = new Map<Node, Value>();
+  for (const node of nodes) {
+    if (node.attrs['form'] === 'mask') masks.set(node, node.results[0]!);
+    const read = node.operands.find((v) => masks.has(v.node));
+    if (read === undefined) continue;
+    const mask = masks.get(read.node)!;
+    if (!MOVES.has(node.op)) return [node, mask];
+    masks.set(node, mask);
+  }
+  return undefined;
+}
+
 /**
  * Refuses what would mix tokens behind the back of the sequence-parallel passes: a softmax over tokens that is
  * not attention, and masks that something else reads. Throws a `UserError` that names the ONNX node.
@@ -34,14 +57,15 @@ export function refuseLeftovers(graph: Graph, reasons: ReadonlyMap<Node, string>
       `ithaca shards attention only when it is softmax(scale · q·kᵀ + mask)·v; the IR around it:\n${around(node, graph)}`,
     );
   }
-  for (const node of nodes) {
-    const mask = node.operands.find((v) => v.node.attrs['form'] === 'mask');
-    if (mask === undefined) continue;
+  const [reader, mask] = maskReader(nodes) ?? [];
+  if (reader !== undefined)
     throw new UserError(
-      `the mask '${inputName(mask)}' is read by ${describe(node)}, which is not part of an attention`,
-      `masks may be used in attention only; the IR around it:\n${around(node, graph)}`,
+      `the mask '${inputName(mask!)}' is read by ${describe(reader)}, which is not part of an attention`,
+      `masks may be used in attention only; the IR around it:\n${around(reader, graph)}`,
     );
-  }
-  const output = graph.outputs.find(({ value }) => value.node.attrs['form'] === 'mask');
-  if (output !== undefined) throw new UserError(`the output '${output.name}' is an attention mask`);
+  const left = nodes.find((n) => n.attrs['form'] === 'mask' && isOutput(n, graph));
+  if (left !== undefined) throw new UserError(`the mask '${inputName(left.results[0]!)}' reaches an output`);
 }
+
+const isOutput = (node: Node, graph: Graph): boolean =>
+  nodesReaching(graph.outputs.map((o) => o.value)).includes(node);

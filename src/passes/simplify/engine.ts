@@ -46,8 +46,9 @@ export function simplifier(rules: readonly Rule[]): (node: Node) => readonly Val
   const rewritten = (node: Node): readonly Value[] | undefined => {
     if (node.results.length !== 1) return undefined;
     const type = node.results[0]!.type;
+    const build = builder(node.loc);
     for (const rule of rules) {
-      const value = rule(node, builder(node.loc));
+      const value = rule(node, build);
       if (value === undefined) continue;
       invariant(
         sameType(value.type, type),
