@@ -206,8 +206,13 @@ describe('temporaries', () => {
     const [a, b] = [one('exp', [x]), one('sin', [x])];
     const sum = one('add', [a, b]);
     const root = one('tanh', [sum]);
-    const lowered = lowerSegment(segmentOf([x], [root], [a, b, sum, root]));
-    expect(lowered.temporaries).toEqual([['f32[S@sp, 6]', 'f32[S@sp, 6]']]);
+    const y = one('neg', [root]);
+    const lowered = lowerSegment(segmentOf([x], [y], [a, b, sum, root, y]));
+    expect(lowered.temporaries).toEqual([['f32[S@sp, 6]', 'f32[S@sp, 6]', 'f32[S@sp, 6]']]);
+    const t = one('tanh', [a]);
+    const z = one('neg', [t]);
+    const overwritten = lowerSegment(segmentOf([x], [z], [a, t, z]));
+    expect(overwritten.temporaries).toEqual([['f32[S@sp, 6]']]);
   });
 
   it('keeps memory alive through its views', () => {
@@ -219,7 +224,7 @@ describe('temporaries', () => {
     const y = one('add', [flat, a]);
     const z = one('tanh', [y]);
     expect(lowerSegment(segmentOf([x], [z], [a, view, b, flat, y, z])).temporaries).toEqual([
-      ['f32[S@sp, 2, 3]', 'f32[S@sp, 6]'],
+      ['f32[S@sp, 2, 3]', 'f32[S@sp, 6]', 'f32[S@sp, 6]'],
     ]);
   });
 

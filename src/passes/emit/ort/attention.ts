@@ -167,10 +167,7 @@ function scoresOf(tile: Tile, { q, k }: Operands, headMap: OrtValue | undefined)
 const headMapOf = (tile: Tile): OrtValue | undefined =>
   tile.form.grouped ? tile.int64Input('head_map', 'Hl') : undefined;
 
-/**
- * Softmax spelt out: it overwrites the scores step by step, where Softmax would leave a second tensor of
- * their size alive for the log-sum-exp.
- */
+/** Softmax spelt out, because its row sums give the log-sum-exp. */
 function forwardModel(form: Form): AttentionModel {
   const tile = tileOf(form);
   const { build } = tile;

@@ -220,6 +220,12 @@ export function modelBuilder(): ModelBuilder {
       outputs: node.outputs.map(nameOf),
       attrs: node.attrs,
     }));
+    const inner = nodes.flatMap((node) =>
+      node.outputs.flatMap((id): ProtoValue[] => {
+        const type = id === undefined || outside.has(id) ? undefined : types[id];
+        return type === undefined ? [] : [{ name: nameOf(id), type: type.dtype, dims: protoDims(type) }];
+      }),
+    );
     const defined = (ids: readonly (number | undefined)[]): number[] => ids.filter((id) => id !== undefined);
     const steps = nodes.map((node): Step => ({
       op: node.op,
@@ -228,7 +234,7 @@ export function modelBuilder(): ModelBuilder {
       scratch: node.scratch,
     }));
     return {
-      bytes: encodeModel({ nodes: protoNodes, inputs, outputs: protoOutputs, initializers }),
+      bytes: encodeModel({ nodes: protoNodes, inputs, outputs: protoOutputs, inner, initializers }),
       sizes,
       temporaries: temporariesOf(steps, types, outside),
     };

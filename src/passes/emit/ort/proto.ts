@@ -42,6 +42,8 @@ export interface ProtoModel {
   readonly nodes: readonly ProtoNode[];
   readonly inputs: readonly ProtoValue[];
   readonly outputs: readonly ProtoValue[];
+  /** Values inside. ONNX Runtime overwrites a dying operand only where it knows that the shapes are equal. */
+  readonly inner: readonly ProtoValue[];
   readonly initializers: readonly ProtoInitializer[];
 }
 
@@ -63,6 +65,7 @@ export function encodeModel(model: ProtoModel): Uint8Array {
       initializer: model.initializers.map(tensorOf),
       input: model.inputs.map(valueOf),
       output: model.outputs.map(valueOf),
+      valueInfo: model.inner.map(valueOf),
     },
   };
   return ModelProto.encode(ModelProto.create(message)).finish();
