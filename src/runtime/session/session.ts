@@ -81,7 +81,8 @@ export class TrainingSession {
     const data: RankData = { directory: pkg.directory, hash: pkg.hash, weights, fault };
     const pool = await RankPool.start<RankMessage, RankReply>({
       world: ranks,
-      entry: new URL('../ranks/main.ts', import.meta.url),
+      // `.js`, or `.ts` where tests run on sources.
+      entry: new URL(`../ranks/main${import.meta.url.slice(-3)}`, import.meta.url),
       data,
       labelOf: (instruction) => instructionLabel(pkg, instruction),
     });
