@@ -253,7 +253,7 @@ describe('damaged text', () => {
     let sound = 0;
     for (const sample of SAMPLES) {
       const text = printGraph(sampleGraph(sample));
-      for (let n = 0; n < 80; n++) {
+      for (let n = 0; n < 40; n++) {
         let damaged = text;
         for (let k = 0; k <= n % 3; k++) damaged = mutate(damaged, random);
         let graph: Graph;
@@ -269,7 +269,7 @@ describe('damaged text', () => {
         expect(findings(graph).filter((f) => f.rule !== 5 && !/named twice/.test(f.message))).toEqual([]);
       }
     }
-    expect(sound).toBeGreaterThan(100);
+    expect(sound).toBeGreaterThan(50);
   });
 
   it('of any characters is refused', () => {
@@ -277,7 +277,7 @@ describe('damaged text', () => {
       fc.property(fc.string({ unit: 'binary', maxLength: 60 }), fc.boolean(), (text, headed) => {
         expect(() => parseGraph(headed ? HEAD + text : text)).toThrow(UserError);
       }),
-      { seed: 9, numRuns: 500 },
+      { seed: 9, numRuns: 300 },
     );
   });
 });
