@@ -18,7 +18,7 @@ export function accessOf(instruction: Instruction, program: Program): Access {
     }
     case 'attention':
     case 'attention_vjp':
-      return { reads: instruction.operands, writes: used(instruction.results), adds: [] };
+      return { reads: used(instruction.operands), writes: used(instruction.results), adds: [] };
     case 'tiled':
       return {
         reads: instruction.operands,

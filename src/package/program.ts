@@ -35,7 +35,8 @@ const run = z.strictObject({
 const attention = z.strictObject({
   kind: z.enum(['attention', 'attention_vjp']),
   kernel: index,
-  operands: z.array(index).max(16),
+  /** −1 for an operand the kernel does not take. */
+  operands: z.array(z.number().int().min(-1)).max(16),
   /** −1 for a result nobody reads. */
   results: z.array(z.number().int().min(-1)).max(16),
 });

@@ -101,12 +101,16 @@ function runInstruction(
   return { kind: 'run', segment, inputs: inputs.map(emitter.buffer), outputs: outputs.map(emitter.buffer) };
 }
 
+/** Names a kernel gives to the operands of its op; documents cut the rows into calls. */
+const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
+
 function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) => boolean): Instruction {
   const kernels = lowerAttention(node);
   const op = node.op as 'attention' | 'attention_vjp';
   const model = op === 'attention' ? kernels.forward : kernels.backward;
   const [q, k, v] = node.operands.map((operand) => operand.type);
   const constant = (type: typeof q, at: number): number => constantOf(type!.dims[at]!.size)!;
+  const taken = (name: string): boolean => name === 'documents' || model.inputs.includes(name);
   const mask = node.attrs['mask'] as KernelInfo['mask'];
   const kernel = intern(emitter.kernels, {
     file: addFile(emitter.files, model.bytes),
@@ -124,7 +128,7 @@ function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) 
   return {
     kind: op,
     kernel,
-    operands: node.operands.map(emitter.buffer),
+    operands: node.operands.map((v, i) => (taken(ATTENTION_OPERANDS[i]!) ? emitter.buffer(v) : -1)),
     results: node.results.map((r) => (escapes(r) ? emitter.buffer(r) : -1)),
   };
 }
@@ -294,10 +298,10 @@ function lifetimes(instructions: readonly Instruction[], buffers: number): { fir
   return uses.map(({ first, last }) => ({ first, last }));
 }
 
-export const readBuffers = (i: Instruction): readonly number[] =>
-  i.kind === 'run' ? i.inputs : i.kind === 'shard' ? [i.operand] : i.operands;
+const readBuffers = (i: Instruction): readonly number[] =>
+  (i.kind === 'run' ? i.inputs : i.kind === 'shard' ? [i.operand] : i.operands).filter((b) => b >= 0);
 
-export const writtenBuffers = (i: Instruction): readonly number[] =>
+const writtenBuffers = (i: Instruction): readonly number[] =>
   (i.kind === 'run'
     ? i.outputs
     : i.kind === 'shard'

@@ -197,12 +197,14 @@ const perRow = ({ build }: Tile, x: OrtValue): OrtValue =>
     ROWS,
   );
 
-/** Flash attention's backward (arXiv 2205.14135, appendix B.4) over whole rows of keys. */
+/**
+ * Flash attention's backward (arXiv 2205.14135, appendix B.4), but over whole rows of keys: the row sums of
+ * dP ∘ P then need no `out`, and cancel exactly where a query sees one key, as the true gradient does.
+ */
 function backwardModel(form: Form): AttentionModel {
   const tile = tileOf(form);
   const { build } = tile;
   const operands = operandsOf(tile);
-  const out = tile.input('out', f32(QUERIES, HEADS, form.valueSize));
   const lse = tile.input('lse', f32(QUERIES, HEADS));
   const g = tile.input('g', f32(QUERIES, HEADS, form.valueSize));
   const dkSum = tile.input('dk_acc', operands.k.type!);
@@ -217,11 +219,11 @@ function backwardModel(form: Form): AttentionModel {
   const dv = build.op('MatMul', [transposed(tile, weights), gHeads], f32(HEADS, KEYS, form.valueSize));
   const dvTotal = addToKeys(tile, dvSum, dv, onehot);
 
-  const along = build.op('Mul', [g, out], g.type!);
-  const delta = build.op('ReduceSum', [along, build.int64s([2])], f32(QUERIES, HEADS), { keepdims: 0 });
   const values = repeated(tile, operands.v, headMap);
   const dWeights = build.op('MatMul', [gHeads, transposed(tile, values)], SCORES);
-  const centred = build.op('Sub', [dWeights, perRow(tile, delta)], SCORES);
+  const along = build.op('Mul', [dWeights, weights], SCORES);
+  const delta = build.op('ReduceSum', [along, build.int64s([2])], ROWS, { keepdims: 1 });
+  const centred = build.op('Sub', [dWeights, delta], SCORES);
   const dScores = build.op('Mul', [centred, weights], SCORES);
   const dk = build.op('MatMul', [transposed(tile, dScores), scaledQueries], f32(HEADS, KEYS, form.headSize));
   const dq = build.op('MatMul', [dScores, keys], f32(HEADS, QUERIES, form.headSize));

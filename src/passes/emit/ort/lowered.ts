@@ -43,7 +43,7 @@ export interface AttentionModel {
  * forward: `q` f32[Tq, Hl, D], `k` f32[Tk, Hkvl, D], `v` f32[Tk, Hkvl, Dv], `head_map` int64[Hl] (local K/V
  * head of each local query head), `offset` int64[1] → `out` f32[Tq, Hl, Dv], `lse` f32[Tq, Hl].
  *
- * backward: `q`, `k`, `v`, `out`, `lse`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D],
+ * backward: `q`, `k`, `v`, `lse`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D],
  * `dv_acc` f32[Tk, Hkvl, Dv], `head_map`, `head_onehot` f32[Hkvl, Hl] (1 where the query head reads the K/V
  * head), `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
  *

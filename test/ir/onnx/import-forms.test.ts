@@ -1,0 +1,114 @@
+import { describe, expect, test } from 'vitest';
+import { constantSize, symbolSize } from '../../../src/ir/size.js';
+import { deriveForm, fitsForm } from '../../../src/ir/onnx/import/forms.js';
+import type { TensorValue } from '../../../src/ir/onnx/model.js';
+
+const tokens = symbolSize('S');
+const maskFacts = { dtype: 'bool', dims: [constantSize(1), tokens, tokens] } as const;
+const additiveFacts = { dtype: 'f32', dims: [tokens, tokens] } as const;
+const rowFacts = { dtype: 'i64', dims: [constantSize(1), tokens] } as const;
+
+const mask = (n: number, seen: (i: number, j: number) => boolean): TensorValue => ({
+  dtype: 'bool',
+  dims: [1, n, n],
+  data: Uint8Array.from({ length: n * n }, (_, k) => Number(seen(Math.floor(k / n), k % n))),
+});
+const additive = (n: number, value: (i: number, j: number) => number): TensorValue => ({
+  dtype: 'f32',
+  dims: [n, n],
+  data: Float32Array.from({ length: n * n }, (_, k) => value(Math.floor(k / n), k % n)),
+});
+const row = (values: readonly number[]): TensorValue => ({
+  dtype: 'i64',
+  dims: [1, values.length],
+  data: BigInt64Array.from(values, BigInt),
+});
+
+describe('masks', () => {
+  test('a window of 16 looks causal up to 16 tokens and not beyond', () => {
+    const window = (n: number) => mask(n, (i, j) => j <= i && j > i - 16);
+    expect(deriveForm(maskFacts, window(16), 16)).toEqual({ kind: 'mask', mask: 'causal', additive: false });
+    const form = deriveForm(maskFacts, window(17), 17)!;
+    expect(form).toEqual({ kind: 'mask', mask: 'window', window: 16, additive: false });
+    expect(fitsForm(form, window(16), 16)).toBe(true);
+    expect(fitsForm({ kind: 'mask', mask: 'causal', additive: false }, window(17), 17)).toBe(false);
+  });
+
+  test('additive masks of −∞ and of the lowest float', () => {
+    for (const low of [-Infinity, -3.4028234663852886e38])
+      expect(
+        deriveForm(
+          additiveFacts,
+          additive(5, (i, j) => (j <= i ? 0 : low)),
+          5,
+        ),
+      ).toEqual({
+        kind: 'mask',
+        mask: 'causal',
+        additive: true,
+      });
+    expect(
+      deriveForm(
+        additiveFacts,
+        additive(5, (i, j) => (j <= i ? 0 : -10000)),
+        5,
+      ),
+    ).toBeUndefined();
+  });
+
+  test('everything seen is a constant; other patterns are nothing', () => {
+    expect(
+      deriveForm(
+        maskFacts,
+        mask(5, () => true),
+        5,
+      ),
+    ).toEqual({ kind: 'fill', value: 1 });
+    expect(
+      deriveForm(
+        maskFacts,
+        mask(5, (i, j) => j >= i),
+        5,
+      ),
+    ).toBeUndefined();
+    expect(
+      deriveForm(
+        maskFacts,
+        mask(9, (i, j) => Math.abs(i - j) < 3),
+        9,
+      ),
+    ).toBeUndefined();
+    expect(
+      deriveForm(
+        maskFacts,
+        mask(8, (i, j) => j <= i && i >> 2 === j >> 2),
+        8,
+      ),
+    ).toBeUndefined();
+  });
+
+  test('rows of a mask that is too long to be evaluated whole', () => {
+    const rows = [0, 99, 100, 101, 999];
+    const data = Uint8Array.from({ length: rows.length * 1000 }, (_, k) => {
+      const [i, j] = [rows[Math.floor(k / 1000)]!, k % 1000];
+      return Number(j <= i && j > i - 100);
+    });
+    const value: TensorValue = { dtype: 'bool', dims: [1, rows.length, 1000], data };
+    expect(deriveForm(maskFacts, value, 1000, rows)).toEqual({
+      kind: 'mask',
+      mask: 'window',
+      window: 100,
+      additive: false,
+    });
+  });
+});
+
+describe('positions', () => {
+  test('with an offset, over one dim', () => {
+    expect(deriveForm(rowFacts, row([0, 1, 2, 3]), 4)).toEqual({ kind: 'iota', offset: 0 });
+    expect(deriveForm(rowFacts, row([2, 3, 4, 5]), 4)).toEqual({ kind: 'iota', offset: 2 });
+    expect(deriveForm(rowFacts, row([0, 2, 4, 6]), 4)).toBeUndefined();
+    expect(deriveForm(rowFacts, row([3, 2, 1, 0]), 4)).toBeUndefined();
+    expect(deriveForm(rowFacts, row([7, 7, 7, 7]), 4)).toEqual({ kind: 'fill', value: 7 });
+  });
+});
