@@ -6,7 +6,8 @@ import { COST } from '../package/paths.js';
 import type { ParameterEntry } from '../package/manifest.js';
 import type { Program } from '../package/program.js';
 import type { Package } from '../package/read.js';
-import { planPeak, type PeakPlan } from '../runtime/memory/peak.js';
+import type { PeakPlan } from '../runtime/memory/peak.js';
+import { bindingOf, momentBytes, programPeak } from '../train/peak.js';
 import { checkDegree } from '../runtime/session/plan.js';
 import { attentionsOf, exchangesOf, isEven, layerBytes, type Exchange } from './exchanges.js';
 
@@ -60,7 +61,13 @@ export interface Report {
   readonly exchanges: ExchangeSummary;
   readonly segments: Readonly<Record<string, SegmentSummary>>;
   /** Of the rank that needs most. */
-  readonly peak: Readonly<Record<string, PeakPlan & { readonly rank: number }>>;
+  readonly peak: Readonly<Record<string, RankPeak>>;
+}
+
+export interface RankPeak extends PeakPlan {
+  readonly rank: number;
+  /** AdamW's moments, which stay while a program runs; part of `peakBytes`. */
+  readonly stateBytes: number;
 }
 
 /** @throws UserError for a degree that the model does not allow */
@@ -92,7 +99,7 @@ export function reportOn(pkg: Package, group: GroupSize): Report {
     flops: flopsOf(pkg, group),
     exchanges: exchangeSummary(train, group),
     segments: Object.fromEntries(manifest.programs.map((name) => [name, segmentSummary(pkg.program(name))])),
-    peak: Object.fromEntries(perToken.map((name) => [name, largestPeak(pkg.program(name), group)])),
+    peak: Object.fromEntries(perToken.map((name) => [name, largestPeak(pkg, name, group)])),
   };
 }
 
@@ -151,14 +158,11 @@ function segmentSummary({ instructions, segments, kernels }: Program): SegmentSu
   return { distinct: segments.length + kernels.length, calls: compute.length };
 }
 
-function largestPeak(program: Program, { tokens, degree }: GroupSize): PeakPlan & { rank: number } {
-  const plans = Array.from({ length: degree }, (_, index) => ({
-    rank: index,
-    ...planPeak(program, {
-      sp: { index, degree },
-      world: { index, degree },
-      symbols: new Map([['S', tokens]]),
-    }),
-  }));
+function largestPeak(pkg: Package, program: string, { tokens, degree }: GroupSize): RankPeak {
+  const plans = Array.from({ length: degree }, (_, index): RankPeak => {
+    const plan = programPeak(pkg.program(program), bindingOf(tokens, { index, degree }), tokens);
+    const stateBytes = program === 'train' ? momentBytes(pkg, index, degree) : 0;
+    return { ...plan, rank: index, stateBytes, peakBytes: plan.peakBytes + stateBytes };
+  });
   return plans.reduce((most, plan) => (plan.peakBytes > most.peakBytes ? plan : most));
 }

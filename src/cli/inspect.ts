@@ -225,11 +225,13 @@ const segmentLines = ({ segments }: Report): string[] =>
 
 const peakLines = ({ peak }: Report): string[] =>
   table(
-    Object.entries(peak).map(([name, plan]) => [
-      name,
-      formatBytes(plan.peakBytes),
-      out.dim(
-        `= ${formatBytes(plan.persistentBytes)} inputs and outputs + ${formatBytes(plan.arenaBytes)} arena + ${formatBytes(plan.temporariesBytes)} inside the largest instruction (rank ${plan.rank})`,
-      ),
-    ]),
+    Object.entries(peak).map(([name, plan]) => {
+      const parts = [
+        `${formatBytes(plan.persistentBytes)} inputs and outputs`,
+        ...(plan.stateBytes === 0 ? [] : [`${formatBytes(plan.stateBytes)} optimizer state`]),
+        `${formatBytes(plan.arenaBytes)} arena`,
+        `${formatBytes(plan.temporariesBytes)} inside the largest instruction`,
+      ];
+      return [name, formatBytes(plan.peakBytes), out.dim(`= ${parts.join(' + ')} (rank ${plan.rank})`)];
+    }),
   );

@@ -21,6 +21,14 @@ export function positiveNumber(text: string): number {
   return value;
 }
 
+/** A number from 0 to 1. */
+export function ratio(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !(value >= 0 && value <= 1))
+    throw new InvalidArgumentError('Expected a number from 0 to 1.');
+  return value;
+}
+
 /** `1,2,4`: different integers of 1 or more. */
 export function positives(text: string): number[] {
   const values = text

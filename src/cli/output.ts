@@ -29,6 +29,9 @@ export const remark = (line: string): void => void process.stderr.write(`${line}
 
 export const printJson = (value: unknown): void => print(JSON.stringify(value, undefined, 2));
 
+/** Small results: one line. */
+export const printJsonLine = (value: unknown): void => print(JSON.stringify(value));
+
 // oxlint-disable-next-line no-control-regex
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g;
 

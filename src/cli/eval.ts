@@ -1,0 +1,85 @@
+import type { Command } from 'commander';
+import { runBatch, withBatchOptions, type BatchOptions, type BatchRun } from './batch.js';
+import { jsonOption, required } from './options.js';
+import { print, printJsonLine, table } from './output.js';
+
+interface EvalOptions extends BatchOptions {
+  readonly output?: string;
+  readonly json?: boolean;
+}
+
+export function declareEval(program: Command): void {
+  const command = program
+    .command('eval')
+    .summary('loss and logits of one batch')
+    .description(
+      'Computes the loss of a batch and, if asked, its logits, which are streamed to the file tile by tile.',
+    )
+    .argument('<package>', 'directory that ithaca compile wrote');
+  withBatchOptions(command)
+    .option('-o, --output <file>', 'safetensors file for the logits')
+    .addOption(jsonOption('{"loss", "tokens"}'))
+    .addHelpText(
+      'after',
+      `
+The logits of document i of the file (from 0, blank lines not counted) are the float32 tensor 'logits.i' of
+[tokens, vocabulary]. The loss is the mean over counted tokens of all documents.
+
+Examples:
+  $ ithaca eval llama.ithaca --batch batch.jsonl
+  $ ithaca eval llama.ithaca --batch batch.jsonl --sp 2 -o logits.safetensors --json`,
+    )
+    .action(async (directory: string, options: EvalOptions, self: Command) => {
+      const batch = required(self, options.batch, '--batch <file>');
+      const { output } = options;
+      const { loss, tokens } = await runBatch(directory, batch, options, (run) =>
+        output === undefined ? run.session.evaluate(run.plan) : evaluateTo(output, run),
+      );
+      if (options.json === true) printJsonLine({ loss, tokens });
+      else
+        for (const line of table([
+          ['loss', String(loss)],
+          ['tokens', String(tokens)],
+        ]))
+          print(line);
+    });
+}
+
+/** Writes tiles as they come, so that at most a few are in memory. */
+async function evaluateTo(
+  output: string,
+  { pkg, session, documents, plan }: BatchRun,
+): Promise<{ loss: number; tokens: number }> {
+  const { SafetensorsStreamWriter } = await import('../files/safetensors.js');
+  const { vocabulary } = pkg.manifest;
+  const nameOf = new Map(documents.map((document, index) => [document, `logits.${index}`]));
+  const writer = await SafetensorsStreamWriter.create(
+    output,
+    documents.map((document) => ({
+      name: nameOf.get(document)!,
+      dtype: 'F32' as const,
+      shape: [document.ids.length, vocabulary],
+    })),
+  );
+  try {
+    const metrics = await session.evaluate(plan, ({ microBatch, lane, row, rows, data }) => {
+      // A tile may reach over several documents of its lane's row.
+      let start = 0;
+      for (const document of plan[microBatch]!.lanes[lane]!.documents) {
+        const [from, to] = [Math.max(row, start), Math.min(row + rows, start + document.ids.length)];
+        if (from < to)
+          writer.writeAt(
+            nameOf.get(document)!,
+            (from - start) * vocabulary,
+            data.subarray((from - row) * vocabulary, (to - row) * vocabulary),
+          );
+        start += document.ids.length;
+      }
+    });
+    await writer.commit();
+    return metrics;
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+}

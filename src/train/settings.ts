@@ -1,0 +1,83 @@
+import { z } from 'zod';
+import type { Config, UserConfig } from '../config.js';
+import { UserError } from '../errors.js';
+import type { Manifest } from '../package/manifest.js';
+
+const count = z.number().int().nonnegative();
+const positive = z.number().int().positive();
+
+/** Everything that decides how a run goes, beside the package. Kept in `run.json`, so that a run can be continued. */
+export const settingsSchema = z.strictObject({
+  /** Paths or globs, relative to `cwd`. */
+  data: z.array(z.string()).min(1),
+  evalData: z.array(z.string()),
+  cwd: z.string(),
+  /** `bytes` or the absolute path of a tokenizer. */
+  tokenizer: z.string().optional(),
+  ranks: positive.max(1024),
+  sp: positive.max(1024),
+  steps: positive,
+  lr: z.number().positive(),
+  warmupSteps: count,
+  schedule: z.enum(['cosine', 'linear', 'constant']),
+  minRatio: z.number().min(0).max(1),
+  batchTokens: positive,
+  maxTokensPerGroup: positive.optional(),
+  seed: count,
+  long: z.enum(['error', 'split', 'truncate']),
+  saveEvery: positive,
+  evalEvery: positive,
+  keep: positive,
+});
+
+export type TrainSettings = Readonly<z.infer<typeof settingsSchema>>;
+
+/** What the command line says; undefined leaves the choice to the config file, the run or the defaults. */
+export type TrainFlags = { readonly [K in keyof TrainSettings]?: TrainSettings[K] | undefined };
+
+/** Flags before config before defaults (which a parsed config holds). @throws UserError without data */
+export function settingsOf(flags: TrainFlags, { train, optimizer }: Config, cwd: string): TrainSettings {
+  const { data } = flags;
+  if (data === undefined || data.length === 0)
+    throw new UserError('no training data was given', "name files: --data 'docs/**/*.md' --tokenizer bytes");
+  const { lr, warmupSteps, schedule, minRatio } = optimizer;
+  return settingsSchema.parse({
+    ...train,
+    lr,
+    warmupSteps,
+    schedule,
+    minRatio,
+    evalData: [],
+    ...given(flags),
+    data,
+    cwd,
+  });
+}
+
+/** A run's own settings with what the command line changes. */
+export const continuedSettings = (flags: TrainFlags, recorded: TrainSettings, cwd: string): TrainSettings =>
+  settingsSchema.parse({
+    ...recorded,
+    ...given(flags),
+    // Patterns of the command line are relative to where it was given.
+    ...(flags.data === undefined && flags.evalData === undefined ? {} : { cwd }),
+  });
+
+const given = (flags: TrainFlags): TrainFlags =>
+  Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+
+/**
+ * Betas, decay, clipping and the ZeRO stage are part of the compiled update program.
+ * @throws UserError when the config asks for others
+ */
+export function requireBaked(manifest: Manifest, config: UserConfig, source: string): void {
+  const wanted: Readonly<Record<string, unknown>> = config.optimizer ?? {};
+  for (const [key, baked] of Object.entries(manifest.optimizer)) {
+    const value = Object.hasOwn(wanted, key) ? wanted[key] : undefined;
+    if (value === undefined || value === baked) continue;
+    throw new UserError(
+      `${source}: optimizer.${key} is ${String(value)}, but ${manifest.name} was compiled with ${baked}`,
+      `compile again with this config: ithaca compile ${manifest.source.file} -o … --force`,
+    );
+  }
+}
