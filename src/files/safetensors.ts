@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { invariant, unreachable, UserError } from '../errors.js';
 import { AtomicFile } from './atomic.js';
 import { explainReadError, explainWriteError } from './fs-errors.js';
@@ -183,8 +183,8 @@ export async function writeSafetensors(
 }
 
 /**
- * A file whose tensors are declared at once and arrive in pieces: rows of logits, tiles, shards. Pieces of one
- * tensor come in order; those of different tensors may alternate. End it with `commit` or `abort`.
+ * A file whose tensors are declared at once and arrive in pieces: rows of logits, tiles, shards. Pieces given to
+ * `append` come in order within a tensor, those given to `writeAt` in any. End it with `commit` or `abort`.
  */
 export class SafetensorsStreamWriter {
   readonly #written = new Map<string, number>();
@@ -216,6 +216,25 @@ export class SafetensorsStreamWriter {
     invariant(start + data.length <= info.elements, `${name} gets more than its ${info.elements} elements`);
     this.#written.set(name, start + data.length);
     await this.#write(bytesOf(data), info.offset + start * DTYPE_BYTES[info.dtype]);
+  }
+
+  /**
+   * Writes elements `start …` of `name` before it returns: for pieces that come in any order, from callers that
+   * cannot wait. No two may overlap.
+   */
+  writeAt(name: string, start: number, data: StoredData): void {
+    const info = this.tensors.get(name);
+    invariant(info !== undefined && holds(info.dtype, data), `${name} was not declared so`);
+    invariant(start >= 0 && start + data.length <= info.elements, `a piece outside ${name}`);
+    this.#written.set(name, (this.#written.get(name) ?? 0) + data.length);
+    const bytes = bytesOf(data);
+    const position = info.offset + start * DTYPE_BYTES[info.dtype];
+    try {
+      for (let done = 0; done < bytes.length;)
+        done += writeSync(this.file.handle.fd, bytes, done, bytes.length - done, position + done);
+    } catch (error) {
+      throw explainWriteError(error, this.file.path);
+    }
   }
 
   /** @throws (internal) when a tensor is incomplete */
