@@ -81,7 +81,7 @@ const bytesAt = ({ dims, dtype, stored }: ValueFacts, length: number): number =>
 const shapeAt = (dims: Dims, length: number): number[] =>
   dims.map((size) => evaluateSize(size, lengthSymbols(length)));
 
-function givenValue(facts: ValueFacts, length: number): TensorValue {
+export function givenValue(facts: ValueFacts, length: number): TensorValue {
   const dims = shapeAt(facts.dims, length);
   const elements =
     facts.input === undefined

@@ -35,11 +35,15 @@ function layoutOf(facts: Pick<ValueFacts, 'dtype' | 'dims'>): Layout {
   };
 }
 
-/** The only form that fits the value at length `n`, if any. Unambiguous from 3 tokens on. */
+/**
+ * The only form that fits the value at length `n`, if any. Unambiguous from 3 tokens on.
+ * @param rows of a mask, where not all rows were evaluated: their numbers, the last one n − 1
+ */
 export function deriveForm(
   facts: Pick<ValueFacts, 'dtype' | 'dims'>,
   value: TensorValue,
   n: number,
+  rows?: readonly number[],
 ): Form | undefined {
   const { data } = value;
   if (data.length === 0) return undefined;
@@ -47,7 +51,7 @@ export function deriveForm(
   const candidates: Form[] = [{ kind: 'fill', value: first }];
   if (layout.lengths === 1 && facts.dtype !== 'bool') candidates.push({ kind: 'iota', offset: first });
   if (layout.lengths === 2 && layout.masks) {
-    const last = (n - 1) * n;
+    const last = ((rows?.length ?? n) - 1) * n;
     let seen = 0;
     while (seen < n && isSeen(Number(data[last + n - 1 - seen]), layout.additive) === true) seen++;
     const { additive } = layout;
@@ -57,7 +61,7 @@ export function deriveForm(
         : { kind: 'mask', mask: 'window', window: seen, additive },
     );
   }
-  return candidates.find((form) => fitsForm(form, value, n));
+  return candidates.find((form) => fitsForm(form, value, n, rows));
 }
 
 const isSeen = (element: number, additive: boolean): boolean | undefined => {
@@ -65,22 +69,46 @@ const isSeen = (element: number, additive: boolean): boolean | undefined => {
   return element === 0 ? true : element <= BLOCKED ? false : undefined;
 };
 
-/** Whether a value is of a form at length `n`. */
-export function fitsForm(form: Form, { data }: TensorValue, n: number): boolean {
+/** Whether a value, or the given rows of a mask, is of a form at length `n`. */
+export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: readonly number[]): boolean {
+  const elements = numbersOf(data);
   if (form.kind === 'fill') {
-    for (const element of data) if (!Object.is(Number(element) + 0, form.value + 0)) return false;
+    const { value } = form;
+    for (let i = 0; i < elements.length; i++) if (elements[i] !== value) return false;
     return true;
   }
   if (form.kind === 'iota') {
-    if (data.length !== n || !Number.isSafeInteger(form.offset)) return false;
-    for (let i = 0; i < n; i++) if (Number(data[i]) !== i + form.offset) return false;
-    return true;
+    if (elements.length !== n || !Number.isSafeInteger(form.offset)) return false;
+    return elements.every((element: number, i: number) => element === i + form.offset);
   }
   const window = form.mask === 'window' ? form.window : n;
-  if (data.length !== n * n || window < 1) return false;
-  for (let i = 0, at = 0; i < n; i++)
-    for (let j = 0; j < n; j++, at++)
-      if (isSeen(Number(data[at]), form.additive) !== (j <= i && j > i - window)) return false;
+  const count = rows?.length ?? n;
+  if (elements.length !== count * n || window < 1) return false;
+  for (let r = 0; r < count; r++) {
+    const i = rows === undefined ? r : rows[r]!;
+    const [first, at] = [Math.max(0, i - window + 1), r * n];
+    const fits =
+      allBlocked(elements, at, at + first, form.additive) &&
+      allSeen(elements, at + first, at + i + 1, form.additive) &&
+      allBlocked(elements, at + i + 1, at + n, form.additive);
+    if (!fits) return false;
+  }
+  return true;
+}
+
+type Numbers = Exclude<TensorValue['data'], BigInt64Array | BigUint64Array>;
+
+const numbersOf = (data: TensorValue['data']): Numbers =>
+  data instanceof BigInt64Array || data instanceof BigUint64Array ? Float64Array.from(data, Number) : data;
+
+function allSeen(elements: Numbers, start: number, end: number, additive: boolean): boolean {
+  for (let at = start; at < end; at++) if ((elements[at] === 0) !== additive) return false;
+  return true;
+}
+
+function allBlocked(elements: Numbers, start: number, end: number, additive: boolean): boolean {
+  for (let at = start; at < end; at++)
+    if (additive ? !(elements[at]! <= BLOCKED) : elements[at] !== 0) return false;
   return true;
 }
 

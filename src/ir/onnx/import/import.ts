@@ -13,7 +13,7 @@ import { isInlined, translate } from './translate.js';
 export type { ParameterInfo, TrainableOptions } from './parameters.js';
 
 export interface ImportOptions {
-  /** False: the weights may be absent; ties are then found by where they are stored only. */
+  /** False: the weights may be absent; tied copies are then not looked for. */
   readonly weights: boolean;
   readonly trainable?: TrainableOptions;
 }
@@ -56,7 +56,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   );
   const rule = decideTrainable(classified, plan.nodes, stored);
   const kept = stored.filter((tensor) => !isInlined(tensor.elementCount, rule.get(tensor.name)!));
-  const infos = parameterInfos(model, kept, rule, options.trainable ?? {});
+  const infos = parameterInfos(model, kept, rule, options);
   const decisions = new Map([...rule, ...infos.map((info) => [info.name, info] as const)]);
   const { graph } = translate(classified, plan, decisions, output, 'model');
   const half = kept.filter((tensor) => tensor.dtype !== 'f32').length;

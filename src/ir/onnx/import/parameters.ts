@@ -114,16 +114,16 @@ export function parameterInfos(
   model: OnnxModel,
   parameters: readonly OnnxInitializer[],
   decisions: ReadonlyMap<string, Decision>,
-  options: TrainableOptions,
+  options: { readonly weights: boolean; readonly trainable?: TrainableOptions },
 ): readonly ParameterInfo[] {
   const own = new Set(parameters.map((tensor) => tensor.name));
   const ties = new Map(
-    findTiedInitializers(model)
+    (options.weights ? findTiedInitializers(model) : [])
       .filter(({ a, b }) => own.has(a) && own.has(b))
       .map(({ a, b, relation }) => [b, { name: a, transposed: relation === 'transposed' }] as const),
   );
-  const [include, exclude] = [options.include ?? [], options.exclude ?? []].map((globs) =>
-    globs.map((glob) => ({ glob, pattern: globPattern(glob), used: false })),
+  const [include, exclude] = [options.trainable?.include ?? [], options.trainable?.exclude ?? []].map(
+    (globs) => globs.map((glob) => ({ glob, pattern: globPattern(glob), used: false })),
   );
   const matching = (names: readonly string[], globs: typeof include): string | undefined => {
     const hits = globs!.filter(({ pattern }) => names.some((name) => pattern.test(name)));

@@ -6,6 +6,7 @@ import { isStandard, type Classified, type ValueFacts } from './classify.js';
 import { nodeText, type OnnxOp } from './context.js';
 import { formText, type Form } from './forms.js';
 import { onnxOp } from './ops/index.js';
+import { isTokens } from './shapes.js';
 import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
 
 /** A value that the IR gets without translating a node. */
@@ -54,10 +55,21 @@ export async function planImport(classified: Classified, output: string): Promis
     if (nodes.has(node)) continue;
     nodes.add(node);
     const op = isStandard(node) ? onnxOp(node.opType) : undefined;
-    if (op?.translate === undefined) throw untranslatable(node, name, facts, recognition);
+    if (op?.translate === undefined || isNewMatrix(classified, node, facts))
+      throw untranslatable(node, name, facts, recognition);
     for (const i of valueOperands(op, node)) pending.push({ name: node.inputs[i]!, reader: node });
   }
   return { leaves, nodes: classified.nodes.filter((node) => nodes.has(node)), notes, provenLength };
+}
+
+/**
+ * Whether a node first pairs rows with columns. Translated, it would mix the tokens of all documents: what
+ * pairs tokens must be recognised.
+ */
+function isNewMatrix(classified: Classified, node: OnnxNode, facts: ValueFacts): boolean {
+  const pairs = (dims: ValueFacts['dims']): boolean => dims.filter(isTokens).length > 1;
+  if (facts.data || !pairs(facts.dims)) return false;
+  return !node.inputs.some((name) => pairs(classified.facts.get(name)?.dims ?? []));
 }
 
 interface FoundLeaf {
@@ -87,6 +99,8 @@ async function leafOf(
   if (found === undefined) return undefined;
   if (found.kind === 'literal') return { leaf: found };
   const { form, provenLength } = found;
+  if (facts.input?.role === 'zeros')
+    return { leaf: { kind: 'form', form }, note: `${name} is taken as 0 for every token` };
   const notable = form.kind !== 'fill' && facts.input === undefined;
   const proof =
     provenLength === undefined ? 'proved for every length' : `proved up to ${provenLength} tokens`;

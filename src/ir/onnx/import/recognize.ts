@@ -4,6 +4,7 @@ import type { TensorValue } from '../model.js';
 import type { Classified } from './classify.js';
 import { indexEvaluator, insideOf, isEvaluable, MAX_VALUE_BYTES, peakBytes } from './evaluate.js';
 import { deriveForm, fitsForm, formText, missText, sameForm, type Form } from './forms.js';
+import { sampledRows } from './sampled.js';
 import { numericDims, tokens } from './shapes.js';
 import { elementsOf, uniformity } from './uniform.js';
 
@@ -13,7 +14,8 @@ const SMALL_LENGTHS: readonly number[] = [1, 2, 3, 5, 8, 13];
 const ODD_LENGTHS: readonly number[] = [31, 64, 100, 257, 1000];
 /** Constants up to this size may be windows, chunk sizes or table lengths. */
 const MAX_CONSTANT = 4096;
-const MAX_LENGTH = 1 << 16;
+/** Lengths beyond are not tried. */
+const MAX_LENGTH = 1 << 17;
 /** Elements of a constant that stands in the IR itself. */
 export const MAX_LITERAL = 1024;
 
@@ -34,10 +36,11 @@ export interface Recognizer {
 
 /** Evaluates all index values at small lengths, in one session. */
 export async function recognizer(classified: Classified): Promise<Recognizer> {
+  const heavy = heavyValues(classified);
   const candidates = [...classified.facts].flatMap(([name, facts]) => {
     const known = facts.ints !== undefined || facts.stored !== undefined || facts.input !== undefined;
     const elements = numericDims(facts.dims)?.reduce((a, b) => a * b, 1) ?? 0;
-    return known || !isEvaluable(facts) || elements > MAX_LITERAL * 4 ? [] : [name];
+    return known || !isEvaluable(facts) || heavy.has(name) || elements > MAX_LITERAL * 4 ? [] : [name];
   });
   const small =
     candidates.length === 0
@@ -83,6 +86,19 @@ export async function recognizer(classified: Classified): Promise<Recognizer> {
     },
     miss: (name) => misses.get(name) ?? 'it is not a function of positions, masks and constants alone',
   };
+}
+
+/** Values too large to evaluate even at small lengths, and what depends on them. */
+function heavyValues(classified: Classified): ReadonlySet<string> {
+  const heavy = new Set<string>();
+  for (const node of classified.nodes) {
+    const results = node.outputs.filter((name) => classified.facts.has(name));
+    const large = peakBytes(classified, results, Math.max(...SMALL_LENGTHS)) > MAX_VALUE_BYTES;
+    const known = results.every((name) => classified.facts.get(name)!.ints !== undefined);
+    if (!known && (large || node.inputs.some((name) => heavy.has(name))))
+      for (const name of results) heavy.add(name);
+  }
+  return heavy;
 }
 
 type Values = ReadonlyMap<string, TensorValue>;
@@ -148,37 +164,57 @@ async function prove(
   hint: Form,
   formOf: (name: string) => Form | undefined,
 ): Promise<{ form: Form; provenLength: number | undefined } | string> {
+  const facts = classified.facts.get(name)!;
   const { inside, given } = insideOf(classified, [name]);
   const { reach, assumed } = uniformity(classified, inside, formOf);
   const most = longest(classified, inside);
-  const enough = reach === undefined ? undefined : 3 * (Math.ceil(reach) + 1);
-  const provable = enough !== undefined && enough <= most;
-  const asked = [
-    ...SMALL_LENGTHS,
-    ...lengthsAround(classified, [...inside, ...given]),
-    ...(provable ? [enough] : [...ODD_LENGTHS, most]),
-  ];
-  const lengths = [...new Set(asked)].filter((n) => n >= 1 && n <= most).sort((a, b) => a - b);
-  const facts = classified.facts.get(name)!;
+  const around = lengthsAround(classified, [...inside, ...given]);
+  const enough = reach === undefined ? Infinity : 3 * (Math.ceil(reach) + 1);
+  const far =
+    enough > most && enough <= MAX_LENGTH ? await sampledForm(classified, name, enough, around) : undefined;
+  const asked = [...SMALL_LENGTHS, ...around, ...(enough <= most ? [enough] : ODD_LENGTHS)];
+  const longestWhole = far === undefined ? most : Math.min(most, MAX_WHOLE);
+  const lengths = [...new Set(asked)].filter((n) => n >= 1 && n <= longestWhole).sort((a, b) => a - b);
+  const last = lengths.at(-1)!;
+  let uniform = enough <= most || far !== undefined;
   const evaluator = await indexEvaluator(classified, [name, ...assumed.keys()]);
   try {
-    const last = lengths.at(-1)!;
     const top = (await evaluator.run(last)).get(name)!;
-    const form = deriveForm(facts, top, last);
+    const form = far ?? deriveForm(facts, top, last);
     if (form === undefined) return missText(facts, top, last);
-    let uniform = provable;
-    for (const length of lengths) {
-      const values = await evaluator.run(length);
-      if (!fitsForm(form, values.get(name)!, length))
-        return `it is ${formText(form)} at ${last} tokens, not at ${length}`;
-      for (const [inner, innerForm] of assumed) uniform &&= fitsForm(innerForm, values.get(inner)!, length);
-    }
     if (!sameForm(form, hint) && form.kind !== 'mask')
       return `it is ${formText(hint)} at few tokens, ${formText(form)} at ${last}`;
-    return { form, provenLength: uniform ? undefined : last };
+    // The longest comes at the end: what does not fit is refused before it costs.
+    const tried = uniform ? lengths : [...lengths, most];
+    for (const length of tried) {
+      const values = await evaluator.run(length);
+      if (!fitsForm(form, values.get(name)!, length))
+        return `it is ${formText(form)} at ${far === undefined ? last : enough} tokens, not at ${length}`;
+      for (const [inner, innerForm] of assumed) uniform &&= fitsForm(innerForm, values.get(inner)!, length);
+    }
+    return { form, provenLength: uniform ? undefined : Math.max(...tried) };
   } finally {
     await evaluator.release();
   }
+}
+
+const MAX_ROWS = 64;
+/** Lengths up to here are checked whole where rows were sampled at a greater one. */
+const MAX_WHOLE = 2048;
+
+/** The form of a mask too long to be evaluated whole, from rows on both sides of every constant. */
+async function sampledForm(
+  classified: Classified,
+  name: string,
+  length: number,
+  around: readonly number[],
+): Promise<Form | undefined> {
+  const third = Math.floor(length / 3);
+  const asked = [0, 1, 2, third - 1, third, third + 1, 2 * third, length - 2, length - 1, ...around];
+  const rows = [...new Set(asked)].filter((row) => row >= 0 && row < length).sort((a, b) => a - b);
+  if (rows.length > MAX_ROWS) return undefined;
+  const value = await sampledRows(classified, name, length, rows);
+  return value && deriveForm(classified.facts.get(name)!, value, length, rows);
 }
 
 /** Both sides of every integer constant that a subgraph computes with; axes and permutations are no such. */

@@ -4,11 +4,13 @@ import { contractOps } from './contract.js';
 import { elementwiseOps } from './elementwise.js';
 import { generateOps } from './generate.js';
 import { layoutOps } from './layout.js';
+import { selectOps } from './select.js';
 
 /** The operations of ai.onnx that can be imported. */
 export const ONNX_OPS = {
   ...elementwiseOps,
   ...layoutOps,
+  ...selectOps,
   ...generateOps,
   ...contractOps,
   ...attentionOps,
