@@ -92,9 +92,12 @@ export const isSymbolic = (d: Dim): boolean => constantOf(d.size) === undefined;
 export const sameDims = (a: readonly Dim[], b: readonly Dim[]): boolean =>
   a.length === b.length && a.every((d, i) => sameSize(d.size, b[i]!.size));
 
-/** `x` under the shape of `type`. */
-export const reshapeTo = (build: Builder, x: Value, type: Type): Value =>
-  sameShape(x.type, type) ? x : build.one('reshape', [x], { shape: shapeAttr(type) });
+/** `x`, unplaced, under the shape of `type`; a reshape that `x` is does not stay. */
+export function reshapeTo(build: Builder, x: Value, type: Type): Value {
+  if (sameShape(x.type, type)) return x;
+  const source = operandOf(x, 'reshape') ?? x;
+  return sameShape(source.type, type) ? source : build.one('reshape', [source], { shape: shapeAttr(type) });
+}
 
 /** `x` repeated to the shape of `type`. */
 export const broadcastTo = (build: Builder, x: Value, type: Type): Value =>

@@ -1,6 +1,6 @@
 import { invariant } from '../../errors.js';
 import { emit } from '../../ir/build.js';
-import type { Node, Value } from '../../ir/graph.js';
+import type { Attr, Attrs, Node, Value } from '../../ir/graph.js';
 import type { Builder } from '../../ir/op.js';
 import { printType, sameType } from '../../ir/type.js';
 
@@ -29,7 +29,7 @@ export function simplifier(rules: readonly Rule[]): (node: Node) => readonly Val
   };
 
   const keyOf = (node: Node): string =>
-    `${node.op}(${node.operands.map(numberOf).join()})${JSON.stringify(node.attrs, jsonNumber)}`;
+    `${node.op}(${node.operands.map(numberOf).join()})${attrsText(node.attrs)}`;
 
   const builder = (loc: string | undefined): Builder => {
     const build: (...args: Parameters<Builder>) => readonly Value[] = (op, operands, attrs, region) =>
@@ -73,8 +73,15 @@ export function simplifier(rules: readonly Rule[]): (node: Node) => readonly Val
   return simplify;
 }
 
-/** Infinities and minus zero are not JSON. */
-const jsonNumber = (_: string, value: unknown): unknown =>
-  typeof value === 'number' && (Object.is(value, -0) || !Number.isFinite(value))
-    ? { number: Object.is(value, -0) ? '-0' : String(value) }
-    : value;
+const attrsText = (attrs: Attrs): string =>
+  Object.keys(attrs)
+    .sort()
+    .map((key) => `${key}=${attrText(attrs[key])}`)
+    .join(';');
+
+/** Tells 0 from −0, which printing them would not. */
+function attrText(value: Attr | undefined): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value !== 'object') return Object.is(value, -0) ? '-0' : String(value);
+  return 'terms' in value ? value.key : value.map(attrText).join();
+}
