@@ -207,11 +207,7 @@ describe.each([
       documentOf({ ids: whole[i]!.ids.slice(0, n), labels: whole[i]!.labels.slice(0, n) }),
     );
 
-  const compare = async (
-    all: readonly Document[],
-    ranks: number,
-    plan: readonly MicroBatchPlan[],
-  ): Promise<void> => {
+  const compare = async (all: readonly Document[], many: GradientMetrics): Promise<void> => {
     const key = all.map((d) => d.ids.length).join('+');
     const one = alone.get(key) ?? gradientsOf(pkg, 1, [lanesOf([[1, all]])]);
     alone.set(key, one);
