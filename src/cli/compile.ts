@@ -1,10 +1,12 @@
 import type { Command } from 'commander';
 import type { CompileResult } from '../compile/compile.js';
+import { UserError } from '../errors.js';
 import { jsonOption, required } from './options.js';
 import {
   formatCount,
   formatMs,
   err,
+  foldNotes,
   out,
   plural,
   print,
@@ -49,6 +51,7 @@ Examples:
     .action(async (model: string, options: CompileCommandOptions, command: Command) => {
       const output = required(command, options.output, '-o, --output <package>');
       const { loadConfig } = await import('../config.js');
+      await requireFree(output, options.force === true);
       const { compileModel } = await import('../compile/compile.js');
       const config = await loadConfig({ file: options.config });
       const stages = stageReporter(options.json !== true);
@@ -66,6 +69,13 @@ Examples:
       if (options.json === true) printJson(summary);
       else for (const line of describe(summary)) print(line);
     });
+}
+
+/** Before the work, not after it. */
+async function requireFree(output: string, force: boolean): Promise<void> {
+  const { statIfPresent } = await import('../files/fs-errors.js');
+  if (!force && statIfPresent(output) !== undefined)
+    throw new UserError(`${output} exists already`, 'replace it with --force, or choose another -o');
 }
 
 interface StageReporter {
@@ -168,7 +178,7 @@ function* describe(summary: Summary): Generator<string> {
     ],
     ['segments', `${summary.segmentFiles} distinct`],
   ]);
-  for (const note of summary.notes) yield `  ${out.dim('note:')} ${shown(note)}`;
+  for (const note of foldNotes(summary.notes)) yield `  ${out.dim('note:')} ${note}`;
   yield '';
   yield `next: ${out.cyan(`ithaca inspect ${shown(summary.package)}`)}`;
 }

@@ -4,7 +4,18 @@ import type { Exchange } from './exchanges.js';
 import { recognizedText } from './compile.js';
 import type { Report } from './inspect-report.js';
 import { jsonOption, positive } from './options.js';
-import { formatBytes, formatCount, out, plural, print, printJson, section, shown, table } from './output.js';
+import {
+  foldNotes,
+  formatBytes,
+  formatCount,
+  out,
+  plural,
+  print,
+  printJson,
+  section,
+  shown,
+  table,
+} from './output.js';
 
 interface InspectOptions {
   readonly tokens?: number;
@@ -94,7 +105,7 @@ function show(report: Report, all: boolean): void {
   if (report.notes.length > 0)
     section(
       'Notes',
-      report.notes.map((note) => `  ${shown(note)}`),
+      (all ? report.notes.map(shown) : foldNotes(report.notes)).map((note) => `  ${note}`),
     );
 }
 

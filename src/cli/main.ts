@@ -11,6 +11,17 @@ import { reportError } from './report-error.js';
 import { declareTrain } from './train.js';
 import { declareVerify } from './verify.js';
 
+const declarations = [
+  { name: 'compile', declare: declareCompile },
+  { name: 'inspect', declare: declareInspect },
+  { name: 'verify', declare: declareVerify },
+  { name: 'train', declare: declareTrain },
+  { name: 'export', declare: declareExport },
+  { name: 'eval', declare: declareEval },
+  { name: 'grad', declare: declareGrad },
+  { name: 'opt', declare: declareOpt },
+] as const;
+
 /**
  * The command line. Declarations are light; what a command needs is imported when it runs, so that help and
  * mistakes answer at once.
@@ -31,18 +42,7 @@ function build(): Command {
       styleOptionText: (text) => out.cyan(text),
     })
     .addHelpText('after', EXAMPLES);
-  for (const declare of [
-    declareCompile,
-    declareInspect,
-    declareVerify,
-    declareTrain,
-    declareExport,
-    declareEval,
-    declareGrad,
-    declareOpt,
-  ]) {
-    declare(program);
-  }
+  for (const { declare } of declarations) declare(program);
   return program;
 }
 
@@ -60,9 +60,12 @@ function asError(text: string): string {
   const [first = '', ...rest] = text.trim().split('\n');
   const message = first.replace(/^error: /, '');
   const near = /\(Did you mean (?:one of )?(.*)\?\)/.exec(rest.join(' '))?.[1];
-  const hint = near === undefined ? 'see ithaca --help, or ithaca help COMMAND' : `did you mean ${near}?`;
+  const hint = near === undefined ? `see ${helpOf(process.argv[2])}` : `did you mean ${near}?`;
   return `${err.red('error:')} ${message}\n  ${err.cyan('hint:')} ${hint}\n`;
 }
+
+const helpOf = (word: string | undefined): string =>
+  declarations.some(({ name }) => name === word) ? `ithaca help ${word}` : 'ithaca --help';
 
 // A reader that went away (`| head`) is no error of ours.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

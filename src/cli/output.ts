@@ -104,6 +104,18 @@ export function formatMs(ms: number): string {
 export const plural = (count: number, word: string, many = `${word}s`): string =>
   `${count.toLocaleString('en-US')} ${count === 1 ? word : many}`;
 
+/** Remarks that differ in numbers only (one a layer), folded into the first of them. */
+export function foldNotes(notes: readonly string[]): string[] {
+  const groups = new Map<string, string[]>();
+  for (const note of notes) {
+    const key = note.replace(/(?:_?\d+)+/g, '');
+    groups.set(key, [...(groups.get(key) ?? []), note]);
+  }
+  return [...groups.values()].map(
+    (same) => `${shown(same[0]!)}${same.length > 1 ? ` (× ${same.length})` : ''}`,
+  );
+}
+
 export interface Progress {
   /** Shows where things stand: rewrites the line on a terminal, elsewhere says nothing. */
   update(line: string): void;
