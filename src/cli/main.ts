@@ -72,6 +72,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(error.code === 'EPIPE' ? 0 : 1);
 });
 
+process.on('uncaughtException', (error) => {
+  process.exit(reportError(error));
+});
+
 try {
   await build().parseAsync();
 } catch (error) {

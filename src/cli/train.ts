@@ -1,4 +1,5 @@
 import { Option, type Command } from 'commander';
+import { UserError } from '../errors.js';
 import type { OpenedRun, OpenHooks } from '../train/open.js';
 import type { TrainFlags } from '../train/settings.js';
 import { jsonOption, natural, positive, positiveNumber, ratio } from './options.js';
@@ -121,7 +122,7 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
     try {
       announce(opened);
       reporter.begin(opened.settings.steps, opened.firstStep);
-      const result = await train(opened);
+      const result = await train(opened).catch((error: unknown) => withRecovery(error, opened.directory));
       reporter.end();
       const { last } = result;
       if (options.json === true)
@@ -151,6 +152,16 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
   }
   // As a program that a signal ended: a script's next command must not take the run for complete.
   if (signals.received !== undefined) throw new Exit(signals.received === 'SIGINT' ? 130 : 143);
+}
+
+/** A rank that died is no reason to begin again: its error says where to go on. */
+async function withRecovery(error: unknown, directory: string): Promise<never> {
+  const { RankFailure } = await import('../runtime/ranks/pool.js');
+  const { listCheckpoints } = await import('../runtime/checkpoint.js');
+  const last = listCheckpoints(directory).at(-1);
+  if (!(error instanceof RankFailure) || error.hint !== undefined || last === undefined) throw error;
+  const hint = `go on from the checkpoint of step ${last.step}: ithaca train --resume ${directory}`;
+  throw new UserError(error.message, hint, { cause: error });
 }
 
 async function open(

@@ -1,7 +1,10 @@
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
+import { exchangesOf } from '../../src/cli/exchanges.js';
 import { SafetensorsReader } from '../../src/files/safetensors.js';
+import { openPackage } from '../../src/package/read.js';
+import { TrainingSession } from '../../src/runtime/session/session.js';
 import { loadOracle, modelFolder } from '../support/oracle.js';
 import { ithaca, succeed, temporaryFolder } from './cli.js';
 
@@ -80,6 +83,30 @@ test('inspect: two exchanges a layer each way, and the bytes of the formula wher
   expect(exchanges.formulaBytes).toBe(layer);
   expect([exchanges.forward.bytes, exchanges.backward.bytes]).toEqual([2 * layer, 2 * layer]);
 });
+
+test.each([3, 5])(
+  'inspect: the bytes of %i ranks, where shares are uneven, are those the ranks send',
+  async (degree) => {
+    const opened = await openPackage(llama);
+    const tokens = 13;
+    const ids = Int32Array.from({ length: tokens }, (_, i) => i);
+    const ranks = Array.from({ length: degree }, (_, i) => i);
+    const session = await TrainingSession.open(opened, { ranks: degree });
+    try {
+      const { kinds } = await session.gradients([
+        { lanes: [{ ranks, documents: [{ ids, labels: ids, origin: 'test' }] }] },
+      ]);
+      const planned = exchangesOf(opened.program('train'), { tokens, degree });
+      const { exchanges, bytesSent } = kinds['all-to-all'];
+      expect([exchanges, bytesSent]).toEqual([
+        planned.length,
+        planned.reduce((sum, { bytes }) => sum + bytes, 0),
+      ]);
+    } finally {
+      await session.close();
+    }
+  },
+);
 
 test('inspect shows tables, folds nothing short, and needs no terminal', async () => {
   const text = await succeed(['inspect', llama, '--tokens', '100', '--degree', '3']);
