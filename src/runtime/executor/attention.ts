@@ -60,7 +60,7 @@ export function attentionStep(instruction: Attention, kernel: KernelInfo, views:
 
   return (context: RunContext): void => {
     for (const sum of accumulated) sum.data.fill(0);
-    const session = context.session(kernel.file);
+    const session = context.session(kernel);
     const lengths = lengthsOf(context, documents);
     for (const tile of attentionTiles(kernel, heads, lengths)) {
       const feeds: Record<string, OrtTensor> = { ...constants };

@@ -1,9 +1,10 @@
+import { UserError } from '../../errors.js';
 import type { RankBinding } from '../../ir/placement.js';
 import type { Program } from '../../package/program.js';
 import type { Group } from '../collectives/engine.js';
 import { lruCache, type Lru } from '../memory/lru.js';
 import { bindSteps, planMemory, type BoundProgram } from './bind.js';
-import type { ExecutorHost, OnTile, RunContext } from './host.js';
+import type { ExecutorHost, ModelFile, OnTile, RunContext } from './host.js';
 import { OrtSession } from './onnx.js';
 import type { Binding } from './views.js';
 
@@ -35,7 +36,7 @@ export class OrtExecutor {
     const { rank, world } = host.collectives;
     this.#context = {
       host,
-      session: (file) => this.#session(file, read),
+      session: (model) => this.#session(model, read),
       group: { ranks: [rank] },
       world: { ranks: Array.from({ length: world }, (_, r) => r) },
       onTile: undefined,
@@ -56,11 +57,14 @@ export class OrtExecutor {
     const sizes = [...rank.symbols].map(([name, size]) => `${name}=${size}`).join();
     const { sp, world } = rank;
     const key = `${program.name}/${variant}/${sp.index}of${sp.degree}/${world.index}of${world.degree}/${sizes}`;
-    const { bound, layout } = planMemory(program, rank);
-    this.#growArena(layout.bytes);
-    return this.#programs.get(key, () =>
-      bindSteps(bound, layout, this.#arena, binding, (bytes) => this.#growScratch(bytes)),
-    );
+    const known = this.#programs;
+    const made = known.get(key, () => {
+      const { bound, layout } = planMemory(program, rank);
+      this.#growArena(layout.bytes);
+      return bindSteps(bound, layout, this.#arena, binding, (bytes) => this.#growScratch(bytes));
+    });
+    // A new arena has emptied the cache.
+    return this.#programs === known ? made : this.#programs.get(key, () => made);
   }
 
   run(bound: BoundProgram, { group, firstInstruction = 0, onTile }: RunOptions): void {
@@ -78,11 +82,6 @@ export class OrtExecutor {
       context.onTile = undefined;
       context.lengths.clear();
     }
-  }
-
-  /** Loads the models of a program ahead of its first run. */
-  prepare(program: Program): void {
-    for (const { file } of [...program.segments, ...program.kernels]) this.#context.session(file);
   }
 
   close(): void {
@@ -104,10 +103,14 @@ export class OrtExecutor {
     return this.#scratch;
   }
 
-  #session(file: string, read: (file: string) => Uint8Array): OrtSession {
+  #session({ file, outputs }: ModelFile, read: (file: string) => Uint8Array): OrtSession {
     const known = this.#sessions.get(file);
     if (known !== undefined) return known;
     const session = this.#host.nativeSync(() => new OrtSession(read(file)));
+    // A result that the model does not have would be fetched in vain.
+    const missing = outputs.find((name) => !session.outputs.includes(name));
+    if (missing !== undefined)
+      throw new UserError(`model ${file} of the package has no output ${missing}`, 'compile the model again');
     this.#sessions.set(file, session);
     return session;
   }

@@ -1,3 +1,4 @@
+import type { SegmentInfo } from '../../package/program.js';
 import type { Collectives, Group } from '../collectives/engine.js';
 import type { OrtSession } from './onnx.js';
 
@@ -15,10 +16,13 @@ export interface ExecutorHost {
 /** Rows `row …` of a streamed output, as its tile left the program. */
 export type OnTile = (output: string, row: number, data: Float32Array) => void;
 
+/** A model of a package: a segment or a kernel. */
+export type ModelFile = Pick<SegmentInfo, 'file' | 'outputs'>;
+
 /** What differs from run to run of a bound program. Instructions read it when they run. */
 export interface RunContext {
   readonly host: ExecutorHost;
-  readonly session: (file: string) => OrtSession;
+  readonly session: (model: ModelFile) => OrtSession;
   /** The ranks of this rank's lane. */
   group: Group;
   readonly world: Group;

@@ -25,7 +25,6 @@ interface NativeSession {
   loadModel(buffer: ArrayBufferLike, offset: number, length: number, options: object): void;
   run(feeds: Tensors, fetches: Tensors): unknown;
   dispose(): void;
-  readonly inputMetadata: readonly { readonly name: string }[];
   readonly outputMetadata: readonly { readonly name: string }[];
 }
 
@@ -65,14 +64,12 @@ const OPTIONS = {
 /** A model ready to run. */
 export class OrtSession {
   readonly #native: NativeSession;
-  readonly inputs: readonly string[];
   readonly outputs: readonly string[];
 
   constructor(model: Uint8Array) {
     const { binding } = load();
     this.#native = new binding.InferenceSession();
     this.#native.loadModel(model.buffer, model.byteOffset, model.byteLength, OPTIONS);
-    this.inputs = this.#native.inputMetadata.map((input) => input.name);
     this.outputs = this.#native.outputMetadata.map((output) => output.name);
   }
 

@@ -29,7 +29,7 @@ export function runStep(instruction: Run, segment: SegmentInfo, views: Views): S
   const empty = instruction.outputs.every((buffer) => views.array(buffer).length === 0);
   if (empty) return () => {};
   return (context) => {
-    const session = context.session(segment.file);
+    const session = context.session(segment);
     context.host.nativeSync(() => session.run(feeds, fetches));
   };
 }
@@ -75,7 +75,7 @@ export function tiledStep(
     );
   return (context) => {
     for (const sum of zeroed) sum.fill(0);
-    const session = context.session(segment.file);
+    const session = context.session(segment);
     for (const call of calls) {
       if (context.onTile === undefined || call.streamed.length === 0)
         context.host.nativeSync(() => session.run(call.feeds, call.fetches));

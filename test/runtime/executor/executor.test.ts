@@ -140,3 +140,28 @@ describe.each([
     expect(error, worst).toBeLessThan(1e-5);
   });
 });
+
+it('steps under ZeRO 0 and 1 are the same, even where a rank has no share of a parameter', async () => {
+  const graph = tinyGraph();
+  const parameters = randomParameters(graph);
+  const results: ReadonlyMap<string, Float32Array>[] = [];
+  const documents = [documentOf(9), documentOf(4)];
+  for (const [zeroStage, ranks] of [
+    [0, 1],
+    [1, 1],
+    [1, 9],
+  ] as const) {
+    const session = await sessionOf(await writeGraph(folder, graph, parameters, zeroStage), ranks);
+    const lanes = Array.from({ length: ranks }, (_, rank) => ({
+      ranks: [rank],
+      documents: documents.filter((_, i) => i % ranks === rank),
+    }));
+    for (const step of [0, 1, 2]) await session.step([{ lanes }], { lr: 0.01, step });
+    results.push(new Map([...(await session.parameters()), ...(await session.state())]));
+  }
+  for (const other of results.slice(1))
+    for (const [name, values] of results[0]!) {
+      const worst = values.reduce((most, x, i) => Math.max(most, Math.abs(x - other.get(name)![i]!)), 0);
+      expect(worst, name).toBeLessThan(2e-6);
+    }
+});
