@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import path from 'node:path';
 import type { Config } from '../config.js';
 import { UserError } from '../errors.js';
@@ -115,7 +116,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     ProgramName,
     ProgramCost
   >;
-  const manifest = await manifestOf({
+  const manifest = manifestOf({
     modelPath,
     model,
     imported,
@@ -190,7 +191,7 @@ interface ManifestSources {
   readonly config: Config;
 }
 
-async function manifestOf(from: ManifestSources): Promise<Manifest> {
+function manifestOf(from: ManifestSources): Manifest {
   const trained = new Set(from.trained.map((p) => p.name));
   const parameters = from.imported.parameters.map((p): ParameterEntry => ({
     name: p.name,
@@ -213,7 +214,11 @@ async function manifestOf(from: ManifestSources): Promise<Manifest> {
     version: 1,
     ithaca: VERSION,
     name: path.basename(from.modelPath).replace(/\.onnx$/, ''),
-    source: { file: path.basename(from.modelPath), sha256: await from.model.sha256(), bytes: 0 },
+    source: {
+      file: path.basename(from.modelPath),
+      sha256: from.model.sha256(),
+      bytes: statSync(from.modelPath).size,
+    },
     vocabulary: vocabularyOf(from.train),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
