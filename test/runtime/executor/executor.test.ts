@@ -165,3 +165,35 @@ it('steps under ZeRO 0 and 1 are the same, even where a rank has no share of a p
       expect(worst, name).toBeLessThan(2e-6);
     }
 });
+
+it('streams more tiles than are let out at once, every row in its place', async () => {
+  const graph = tinyGraph();
+  const pkg = await writeGraph(folder, graph, randomParameters(graph));
+  // The loss takes three rows at a time: seven tiles a rank, and the fourth waits for the first to be taken.
+  const plan: MicroBatchPlan[] = [
+    planOf([[2, [25, 15]]]),
+    planOf([
+      [1, [20]],
+      [1, []],
+    ]),
+  ];
+  const [two, one] = [await sessionOf(pkg, 2), await sessionOf(pkg, 1)];
+  const collect = async (session: TrainingSession, plans: MicroBatchPlan[]) => {
+    const rows = new Map<string, number[]>();
+    const { loss, tokens } = await session.evaluate(plans, ({ microBatch, row, rows: count, data }) => {
+      for (let i = 0; i < count; i++)
+        rows.set(`${microBatch}.${row + i}`, Array.from(data.subarray(i * 11, (i + 1) * 11)));
+    });
+    return { rows, loss, tokens };
+  };
+  const split = await collect(two, plan);
+  const alone = await collect(
+    one,
+    plan.map(({ lanes }) => ({ lanes: [{ ranks: [0], documents: lanes[0]!.documents }] })),
+  );
+  expect(split.rows.size).toBe(60);
+  expect(split.tokens).toBe(alone.tokens);
+  expect(Math.abs(split.loss - alone.loss)).toBeLessThan(1e-6);
+  for (const [at, logits] of alone.rows)
+    logits.forEach((x, i) => expect(Math.abs(x - split.rows.get(at)![i]!), at).toBeLessThan(1e-6));
+});
