@@ -21,13 +21,20 @@ function say(message: string, hint: string | undefined): void {
   if (hint !== undefined) remark(`  ${err.cyan('hint:')} ${oneLine(hint)}`);
 }
 
-/** A rank that failed: its own words, and a hint if the cause was the user's. */
+/** A rank that failed (`RankFailure`, not imported here: mistakes answer before anything heavy is loaded). */
 interface RankFault extends Error {
-  readonly rank: number;
   readonly hint?: string;
+  readonly origin: { readonly name: string; readonly message: string };
 }
 
-const isRankFault = (error: Error): error is RankFault => error.name === 'RankFailure' && 'rank' in error;
+const isRankFault = (error: unknown): error is RankFault =>
+  error instanceof Error && error.name === 'RankFailure' && 'origin' in error;
+
+/** Faults of ithaca's own, in whichever thread; a rank that was killed or ran out of memory is none. */
+const isBug = ({ name, message }: { readonly name: string; readonly message: string }): boolean =>
+  message.startsWith(INTERNAL) || name === 'TypeError' || name === 'ReferenceError';
+
+const INTERNAL = 'ithaca internal error: ';
 
 function stackOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
@@ -45,14 +52,14 @@ export function reportError(error: unknown): number {
   // Commander has printed its own errors, help and version by now.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT.usage;
   const debug = (process.env['ITHACA_DEBUG'] ?? '') !== '';
-  if (error instanceof UserError || (error instanceof Error && isRankFault(error))) {
+  if (error instanceof UserError || (isRankFault(error) && !isBug(error.origin))) {
     say(error.message, error.hint);
     if (debug) remark(stackOf(error));
     return EXIT.user;
   }
   const message = error instanceof Error ? error.message.split('\n')[0]! : String(error);
   say(
-    `${message.replace(/^ithaca internal error: /, '')} (this is a bug in ithaca)`,
+    `${message.replace(INTERNAL, '')} (this is a bug in ithaca)`,
     'please report it with the lines below and, if you can, the model',
   );
   remark(stackOf(error));

@@ -1,5 +1,4 @@
 import { Option, type Command } from 'commander';
-import { UserError } from '../errors.js';
 import type { OpenedRun, OpenHooks } from '../train/open.js';
 import type { TrainFlags } from '../train/settings.js';
 import { jsonOption, natural, positive, positiveNumber, ratio } from './options.js';
@@ -122,7 +121,11 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
     try {
       announce(opened);
       reporter.begin(opened.settings.steps, opened.firstStep);
-      const result = await train(opened).catch((error: unknown) => withRecovery(error, opened.directory));
+      const result = await train(opened).catch(async (error: unknown) => {
+        reporter.end();
+        await remarkRecovery(error, opened.directory);
+        throw error;
+      });
       reporter.end();
       const { last } = result;
       if (options.json === true)
@@ -154,14 +157,15 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
   if (signals.received !== undefined) throw new Exit(signals.received === 'SIGINT' ? 130 : 143);
 }
 
-/** A rank that died is no reason to begin again: its error says where to go on. */
-async function withRecovery(error: unknown, directory: string): Promise<never> {
+/** A rank that died is no reason to begin again: says where to go on. */
+async function remarkRecovery(error: unknown, directory: string): Promise<void> {
   const { RankFailure } = await import('../runtime/ranks/pool.js');
   const { listCheckpoints } = await import('../runtime/checkpoint.js');
   const last = listCheckpoints(directory).at(-1);
-  if (!(error instanceof RankFailure) || error.hint !== undefined || last === undefined) throw error;
-  const hint = `go on from the checkpoint of step ${last.step}: ithaca train --resume ${directory}`;
-  throw new UserError(error.message, hint, { cause: error });
+  if (error instanceof RankFailure && last !== undefined)
+    remark(
+      `the checkpoint of step ${last.step} is intact; go on with: ithaca train --resume ${shown(directory)}`,
+    );
 }
 
 async function open(

@@ -1,3 +1,4 @@
+import { UserError } from '../errors.js';
 import type { Package } from '../package/read.js';
 import type { Corpus, Document } from '../runtime/data/document.js';
 import { loadCorpus } from '../runtime/data/load.js';
@@ -32,12 +33,13 @@ export interface Spreader {
   plan(documents: readonly Document[]): readonly MicroBatchPlan[];
 }
 
-/** @throws UserError when the ranks do not form such groups, or the model has too few heads for them */
+/** @throws UserError when the ranks do not form such groups, or the model has too few heads or sharded parameters */
 export function spreaderOf(
   pkg: Package,
   { ranks, sp, maxTokensPerGroup }: Pick<TrainSettings, 'ranks' | 'sp' | 'maxTokensPerGroup'>,
 ): Spreader {
   checkDegree(sp, pkg.manifest);
+  requireWholeParameters(pkg);
   const groups = groupsOfDegree(ranks, sp);
   const options: SpreadOptions = {
     ...(maxTokensPerGroup === undefined ? {} : { maxTokensPerLane: maxTokensPerGroup }),
@@ -50,6 +52,19 @@ export function spreaderOf(
         lanes: lanes.map((own, lane) => ({ ranks: groups[lane]!, documents: own })),
       })),
   };
+}
+
+/** Parameters placed @world are compiled, and run by the reference executor only. */
+function requireWholeParameters(pkg: Package): void {
+  const { inputs, buffers } = pkg.program('train');
+  const sharded = inputs.find(
+    ({ role, buffer }) => role === 'parameter' && buffers[buffer]!.type.includes('@'),
+  );
+  if (sharded !== undefined)
+    throw new UserError(
+      `parameter ${sharded.name} is sharded over the ranks, which local ranks cannot run yet`,
+      'compile without passes.zero.shard; ithaca verify runs such a package on the reference executor',
+    );
 }
 
 /** 12 times the hidden size (see `spreadDocuments`), which is about heads · head size. */

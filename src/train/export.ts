@@ -72,7 +72,7 @@ async function sourceModel(pkg: Package, given: string | undefined): Promise<str
 
 /**
  * Writes every parameter under its torch name and in torch's layout, where they are known, else under the
- * initialiser's name. A weight that the graph holds twice is written once.
+ * initialiser's name. A tied copy is written if torch has another name for it, as its state dict does.
  * @returns names of parameters without a known torch name
  */
 export async function exportSafetensors(
@@ -88,7 +88,6 @@ export async function exportSafetensors(
   for (const parameter of [...primaries, ...copies]) {
     checkWeight(parameter, weights);
     const { torchName } = parameter;
-    // A copy under its primary's torch name is the same torch parameter.
     if (parameter.tiedTo !== undefined && (torchName === undefined || entries.has(torchName))) continue;
     const free = torchName !== undefined && !entries.has(torchName);
     const name = free ? torchName : parameter.name;

@@ -99,14 +99,16 @@ async function trainStep(run: TrainRun, step: number): Promise<StepMetrics> {
     groups: plan.map(({ lanes }) =>
       lanes.map((lane) => lane.documents.reduce((sum, { ids }) => sum + ids.length, 0)),
     ),
-    ...(isEval ? { eval_loss: await evaluate(run, run.evalCorpus!) } : {}),
+    eval_loss: isEval ? await evaluate(run, run.evalCorpus!) : undefined,
   };
 }
 
-/** Mean loss of the counted tokens of all documents; a stop does not wait for the rest of them. */
-async function evaluate({ session, spreader, settings }: TrainRun, corpus: Corpus): Promise<number> {
+/** Mean loss of the counted tokens of all documents; undefined when the run is stopped meanwhile. */
+async function evaluate(run: TrainRun, corpus: Corpus): Promise<number | undefined> {
+  const { session, spreader, settings } = run;
   let [lossSum, tokens] = [0, 0];
   for (const documents of batchesOf(corpus, settings.batchTokens)) {
+    if (run.isStopped()) return undefined;
     const part = await session.evaluate(spreader.plan(documents));
     lossSum += part.lossSum;
     tokens += part.tokens;

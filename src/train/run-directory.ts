@@ -52,7 +52,7 @@ export interface StepMetrics {
   /** For every micro-batch, the tokens of each group. */
   readonly groups: readonly (readonly number[])[];
   /** Loss over the evaluation data after this step, where it was computed. */
-  readonly eval_loss?: number;
+  readonly eval_loss?: number | undefined;
 }
 
 /** @throws UserError when a new run may not be written there; looks only, makes nothing */

@@ -150,6 +150,28 @@ test('Ctrl-C finishes the step and saves; the run goes on from there', async () 
   expect(JSON.parse(summary)).toMatchObject({ step: step + 1, stopped: false });
 });
 
+test('a second Ctrl-C ends the run at once, unsaved', async () => {
+  const out = at('killed');
+  // Steps long enough to be interrupted twice.
+  const args = [...trainArgs(out), '--steps', '100000', '--save-every', '100000', '--batch-tokens', '20000'];
+  const sent = new Set<string>();
+  const { signal } = await ithaca(args, {
+    onStderr: (text, kill) => {
+      for (const awaited of ['step ', 'finishing the step'])
+        if (text.includes(awaited) && !sent.has(awaited)) {
+          sent.add(awaited);
+          kill('SIGINT');
+          return;
+        }
+    },
+  });
+  expect(signal).toBe('SIGINT');
+  expect(existsSync(path.join(out, 'checkpoints'))).toBe(false);
+  // Nothing was saved, so the folder is free for another run.
+  await succeed([...trainArgs(out), '--steps', '1']);
+  expect(jsonLines(path.join(out, 'metrics.jsonl'))).toHaveLength(1);
+});
+
 // Windows has no ulimit.
 test.skipIf(process.platform === 'win32')(
   'a full disk while saving ends the run, and the last checkpoint is as it was',
