@@ -31,6 +31,8 @@ const MODELS = [
   'llama-opset23',
   'llama-opset23-ops',
   'llama-opset23-nopos',
+  'qwen3',
+  'mistral',
 ];
 const CONFIG = { optimizer: { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 0 } };
 

@@ -23,6 +23,8 @@ const MODELS = [
   'llama-opset23',
   'llama-opset23-ops',
   'llama-opset23-nopos',
+  'qwen3',
+  'mistral',
 ];
 
 /** Mean-loss gradients by initialiser, and the loss, of the train program on the reference executor. */
