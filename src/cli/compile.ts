@@ -15,6 +15,7 @@ import {
   shown,
   table,
 } from './output.js';
+import { modelsOf } from '../package/access.js';
 
 interface CompileCommandOptions {
   readonly output?: string;
@@ -132,8 +133,7 @@ const elementsOf = (parameters: readonly { readonly shape: readonly number[] }[]
 function summaryOf(output: string, { manifest, programs }: CompileResult, ms: number): Summary {
   const trained = manifest.parameters.filter((p) => p.trainable);
   const files = new Set<string>();
-  for (const { segments, kernels } of programs.values())
-    for (const { file } of [...segments, ...kernels]) files.add(file);
+  for (const program of programs.values()) for (const { file } of modelsOf(program)) files.add(file);
   return {
     package: output,
     parameters: { tensors: manifest.parameters.length, elements: elementsOf(manifest.parameters) },

@@ -35,3 +35,9 @@ export function accessOf(instruction: Instruction, program: Program): Access {
 }
 
 const used = (buffers: readonly number[]): number[] => buffers.filter((buffer) => buffer >= 0);
+
+/** Every ONNX model a program runs. */
+export const modelsOf = ({ segments, kernels }: Program): readonly { readonly file: string }[] => [
+  ...segments,
+  ...kernels.flatMap((kernel) => (kernel.mapped === undefined ? [kernel] : [kernel, kernel.mapped])),
+];

@@ -11,7 +11,7 @@ const MAX_COEFFICIENT = 2 ** 40;
 /** Symbols a program may use: outside tiles, inside them, and inside the attention models (rows and local heads). */
 export const SYMBOLS: ReadonlySet<string> = new Set(['S']);
 export const TILE_SYMBOLS: ReadonlySet<string> = new Set(['S', 'T']);
-export const KERNEL_SYMBOLS: ReadonlySet<string> = new Set(['Tq', 'Tk', 'Hl', 'Hkvl']);
+export const KERNEL_SYMBOLS: ReadonlySet<string> = new Set(['Tq', 'Tk', 'Hl', 'Hkvl', 'G']);
 
 /** @throws UserError saying what is wrong with the type, without naming the file */
 export function checkedType(text: string, symbols: ReadonlySet<string>): Type {

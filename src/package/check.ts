@@ -2,7 +2,7 @@ import { unreachable, UserError } from '../errors.js';
 import type { Type } from '../ir/type.js';
 import { accessOf } from './access.js';
 import { checkedDim, checkedType, KERNEL_SYMBOLS, SYMBOLS, TILE_SYMBOLS } from './check-type.js';
-import type { Instruction, KernelInfo, Program, SegmentInfo } from './program.js';
+import type { Instruction, KernelInfo, Program, SegmentInfo, TileModel } from './program.js';
 
 /**
  * What a schema cannot say about a program. Rules:
@@ -105,11 +105,19 @@ const KERNEL_INPUTS: ReadonlySet<string> = new Set(
 );
 const KERNEL_OUTPUTS: ReadonlySet<string> = new Set(['out', 'lse', 'dq', 'dk', 'dv']);
 
-function checkKernel(kernel: KernelInfo): void {
-  const { heads, kvHeads, headSize, valueSize, mask, window, inputs, outputs, temporaries } = kernel;
+function checkTileModel({ inputs, outputs, temporaries }: TileModel): void {
   for (const name of inputs) need(KERNEL_INPUTS.has(name), `it takes ${name}, which attention does not have`);
   for (const name of outputs) need(KERNEL_OUTPUTS.has(name), `it gives ${name}, which attention does not`);
   for (const set of temporaries) for (const type of set) checkedType(type, KERNEL_SYMBOLS);
+}
+
+/** Operands of attention and of its VJP, by the names their kernels give them. */
+const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'];
+
+function checkKernel(kernel: KernelInfo): void {
+  const { heads, kvHeads, headSize, valueSize, mask, window } = kernel;
+  checkTileModel(kernel);
+  if (kernel.mapped !== undefined) checkTileModel(kernel.mapped);
   need(headSize > 0 && valueSize > 0, 'head sizes must be positive');
   need(kvHeads > 0 && heads % kvHeads === 0, `${heads} query heads do not share ${kvHeads} K/V heads`);
   need((mask === 'window') === (window !== undefined), `a ${mask} mask and window ${window ?? 'absent'}`);
@@ -134,6 +142,13 @@ function checkInstruction(instruction: Instruction, program: Program, types: rea
       const [operands, results] = instruction.kind === 'attention' ? [4, 2] : [7, 3];
       counts('operands', instruction.operands.length, operands);
       counts('results', instruction.results.length, results);
+      for (const [i, name] of ATTENTION_OPERANDS.slice(0, operands).entries()) {
+        const taken = [kernel, kernel.mapped].some((model) => model?.inputs.includes(name));
+        need(
+          !(taken || name === 'documents') || instruction.operands[i]! >= 0,
+          `its kernel takes ${name}, which it is not given`,
+        );
+      }
       return;
     }
     case 'tiled':

@@ -37,6 +37,8 @@ export const manifestSchema = z.strictObject({
   name: text,
   source: z.strictObject({ file: text, sha256, bytes: count }),
   vocabulary: count,
+  /** Rows of the token type table, where the model has one. */
+  tokenTypes: count.optional(),
   /** Degrees above this are refused: the fewest query heads of an attention. */
   maxDegree: count,
   /** Longest document the model is known to be right for; absent: any length. */

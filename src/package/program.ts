@@ -98,13 +98,27 @@ const segment = z.strictObject({
   temporaries: z.array(z.array(text)),
 });
 
-const kernel = z.strictObject({
+/** A model that runs one tile of attention. */
+const tileModel = z.strictObject({
   file: text,
   /** Names the model takes, a subset of q, k, v, out, lse, g, dk_acc, dv_acc, head_map, head_onehot, offset. */
   inputs: z.array(text).max(16),
+  /** Names the model gives, a subset of out, lse, dq, dk, dv. */
   outputs: z.array(text).max(16),
-  /** As in a segment, in the symbols Tq, Tk (rows of queries and keys), Hl, Hkvl (local heads). */
+  /**
+   * As in a segment, in the symbols Tq, Tk (rows of queries and keys), Hl, Hkvl (local heads) and G (query heads
+   * of a K/V head).
+   */
   temporaries: z.array(z.array(text)),
+});
+
+const kernel = z.strictObject({
+  ...tileModel.shape,
+  /**
+   * For ranks whose local K/V heads do not all serve the same number of query heads; absent where every query head
+   * has its own.
+   */
+  mapped: tileModel.optional(),
   op: z.enum(['attention', 'attention_vjp']),
   mask: z.enum(['full', 'causal', 'window']),
   window: index.optional(),
@@ -138,3 +152,4 @@ export type Instruction = z.infer<typeof instruction>;
 export type BufferInfo = z.infer<typeof buffer>;
 export type SegmentInfo = z.infer<typeof segment>;
 export type KernelInfo = z.infer<typeof kernel>;
+export type TileModel = z.infer<typeof tileModel>;

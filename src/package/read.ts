@@ -6,6 +6,7 @@ import type { z } from 'zod';
 import { invariant, UserError } from '../errors.js';
 import { digestFile } from '../files/atomic.js';
 import { errorCode, explainReadError, statIfPresent } from '../files/fs-errors.js';
+import { modelsOf } from './access.js';
 import { checkProgram } from './check.js';
 import { manifestSchema, type Manifest, type ParameterEntry } from './manifest.js';
 import {
@@ -200,7 +201,7 @@ function readProgram(opener: Opener, name: string, manifest: Manifest, files: Fi
   const program = matchSchema(opener, file, programSchema, parseJson(opener, file, bytes));
   if (program.name !== name) throw opener.error(`${file} holds the program ${program.name}`);
   inTermsOf(opener, () => checkProgram(program, file));
-  for (const part of [...program.segments, ...program.kernels]) requireListed(opener, files, part.file);
+  for (const { file } of modelsOf(program)) requireListed(opener, files, file);
   const parameters = new Set(manifest.parameters.map((parameter) => parameter.name));
   for (const input of program.inputs)
     if (input.role === 'parameter' && !parameters.has(input.name))

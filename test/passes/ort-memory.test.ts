@@ -115,6 +115,7 @@ describe.skipIf(process.platform !== 'linux')('planned temporaries against resid
       ['Tk', Tk],
       ['Hl', Hl],
       ['Hkvl', Hl],
+      ['G', 1],
     ]);
     const f32 = (...shape: number[]): Spec => ({ dtype: 'f32', shape, fill: 0.01 });
     const [query, key] = [f32(Tq, Hl, 16), f32(Tk, Hl, 16)];

@@ -12,9 +12,10 @@ import {
 import type { TileResult } from '../../ir/ops/tiled.js';
 import { constantOf } from '../../ir/size.js';
 import { printType, type Axis } from '../../ir/type.js';
-import type { Instruction, KernelInfo, Program, SegmentInfo } from '../../package/program.js';
+import type { Instruction, KernelInfo, Program, SegmentInfo, TileModel } from '../../package/program.js';
 import { isInstruction } from '../schedule.js';
 import { lowerAttention } from './ort/attention.js';
+import type { AttentionModel } from './ort/lowered.js';
 import { lowerSegment } from './ort/segment.js';
 
 /** ONNX models by their path in the package; programs share them by content. */
@@ -80,8 +81,12 @@ function addSegment(
 function readsOf(group: Group): Value[] {
   const inside = new Set(group.nodes);
   const reads = new Set<Value>();
-  for (const node of group.nodes)
-    for (const v of node.operands) if (!inside.has(v.node) && v.node.op !== 'constant') reads.add(v);
+  for (const node of group.nodes) {
+    const taken = node.op.startsWith('attention') ? takenOperands(node) : undefined;
+    node.operands.forEach((v, i) => {
+      if (!inside.has(v.node) && v.node.op !== 'constant' && taken?.[i] !== false) reads.add(v);
+    });
+  }
   return [...reads];
 }
 
@@ -104,19 +109,39 @@ function runInstruction(
 /** Names a kernel gives to the operands of its op; documents cut the rows into calls. */
 const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
 
+const RESULTS = { attention: ['out', 'lse'], attention_vjp: ['dq', 'dk', 'dv'] } as const;
+
+const tileModel = (files: SegmentFiles, model: AttentionModel): TileModel => ({
+  file: addFile(files, model.bytes),
+  inputs: [...model.inputs],
+  outputs: [...model.outputs],
+  temporaries: model.temporaries.map((set) => [...set]),
+});
+
+const modelFor = (node: Node): { model: AttentionModel; mapped: AttentionModel | undefined } => {
+  const { mapped, ...own } = lowerAttention(node);
+  const direction = node.op === 'attention' ? 'forward' : 'backward';
+  return { model: own[direction], mapped: mapped?.[direction] };
+};
+
+/** Operands the kernel reads; what it can do without need not be kept for it. */
+const takenOperands = (node: Node): boolean[] => {
+  const { inputs } = modelFor(node).model;
+  return node.operands.map(
+    (_, i) => ATTENTION_OPERANDS[i] === 'documents' || inputs.includes(ATTENTION_OPERANDS[i]!),
+  );
+};
+
 function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) => boolean): Instruction {
-  const kernels = lowerAttention(node);
+  const { model, mapped } = modelFor(node);
   const op = node.op as 'attention' | 'attention_vjp';
-  const model = op === 'attention' ? kernels.forward : kernels.backward;
   const [q, k, v] = node.operands.map((operand) => operand.type);
   const constant = (type: typeof q, at: number): number => constantOf(type!.dims[at]!.size)!;
-  const taken = (name: string): boolean => name === 'documents' || model.inputs.includes(name);
+  const taken = takenOperands(node);
   const mask = node.attrs['mask'] as KernelInfo['mask'];
   const kernel = intern(emitter.kernels, {
-    file: addFile(emitter.files, model.bytes),
-    inputs: [...model.inputs],
-    outputs: [...model.outputs],
-    temporaries: model.temporaries.map((set) => [...set]),
+    ...tileModel(emitter.files, model),
+    ...(mapped === undefined ? {} : { mapped: tileModel(emitter.files, mapped) }),
     op,
     mask,
     ...(mask === 'window' ? { window: numberAttr(node.attrs, 'window') } : {}),
@@ -125,11 +150,16 @@ function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) 
     headSize: constant(q, 2),
     valueSize: constant(v, 2),
   });
+  const results = node.results.map((r, i) => {
+    const given = model.outputs.includes(RESULTS[op][i]!);
+    invariant(given || !escapes(r), `result ${i} of ${op} is read, but its kernel does not give it`);
+    return given && escapes(r) ? emitter.buffer(r) : -1;
+  });
   return {
     kind: op,
     kernel,
-    operands: node.operands.map((v, i) => (taken(ATTENTION_OPERANDS[i]!) ? emitter.buffer(v) : -1)),
-    results: node.results.map((r) => (escapes(r) ? emitter.buffer(r) : -1)),
+    operands: node.operands.map((v, i) => (taken[i] ? emitter.buffer(v) : -1)),
+    results,
   };
 }
 

@@ -1,6 +1,6 @@
 import { invariant } from '../../errors.js';
 import { localHeadMap } from '../../ir/ops/attention.js';
-import type { Instruction, KernelInfo } from '../../package/program.js';
+import type { Instruction, KernelInfo, TileModel } from '../../package/program.js';
 import type { RunContext } from './host.js';
 import { int64Tensor, makeTensor, type OrtTensor } from './onnx.js';
 import { attentionTiles, documentLengths, type AttentionTile } from './tiles.js';
@@ -44,7 +44,8 @@ export function attentionStep(instruction: Attention, kernel: KernelInfo, views:
     results[i]! < 0 ? [] : [cutOf(name, views.floats(results[i]!), views.shapeOf(results[i]!))],
   );
   const accumulated = kind === 'attention' ? [] : sumsOf(instruction, views);
-  const wanted = new Set(kernel.inputs);
+  const model = modelOf(kernel, views);
+  const wanted = new Set(model.inputs);
   const fed = [
     ...OPERANDS.flatMap((name, i) =>
       wanted.has(name) && operands[i] !== undefined
@@ -53,14 +54,14 @@ export function attentionStep(instruction: Attention, kernel: KernelInfo, views:
     ),
     ...accumulated,
   ];
-  const constants = headTensors(kernel, views);
+  const constants = headTensors(kernel, model, views);
   const offset = new BigInt64Array(1);
   const offsetTensor: OrtTensor = { type: 'int64', dims: [1], data: offset, location: 'cpu' };
   if (wanted.has('offset')) constants['offset'] = offsetTensor;
 
   return (context: RunContext): void => {
     for (const sum of accumulated) sum.data.fill(0);
-    const session = context.session(kernel);
+    const session = context.session(model);
     const lengths = lengthsOf(context, documents);
     for (const tile of attentionTiles(kernel, heads, lengths)) {
       const feeds: Record<string, OrtTensor> = { ...constants };
@@ -91,12 +92,25 @@ function sumsOf({ operands, results }: Attention, views: Views): Cut[] {
   });
 }
 
-function headTensors(kernel: KernelInfo, views: Views): Record<string, OrtTensor> {
+/** Whether every local K/V head serves the same number of neighbouring query heads. */
+const isFolded = (map: readonly number[]): boolean => {
+  const groups = map.length === 0 ? 1 : map.at(-1)! + 1;
+  return map.every((kv, h) => kv === Math.floor((h * groups) / map.length) && map.length % groups === 0);
+};
+
+/** The model for this rank's heads. */
+function modelOf(kernel: KernelInfo, views: Views): TileModel {
+  const { degree, index } = views.bound.rank.sp;
+  const folded = isFolded(localHeadMap(kernel.heads, kernel.kvHeads, degree, index));
+  return folded ? kernel : (kernel.mapped ?? kernel);
+}
+
+function headTensors(kernel: KernelInfo, model: TileModel, views: Views): Record<string, OrtTensor> {
   const { degree, index } = views.bound.rank.sp;
   const map = localHeadMap(kernel.heads, kernel.kvHeads, degree, index);
   const tensors: Record<string, OrtTensor> = {};
-  if (kernel.inputs.includes('head_map')) tensors['head_map'] = int64Tensor(map);
-  if (kernel.inputs.includes('head_onehot')) {
+  if (model.inputs.includes('head_map')) tensors['head_map'] = int64Tensor(map);
+  if (model.inputs.includes('head_onehot')) {
     const kvHeads = map.length === 0 ? 0 : map.at(-1)! + 1;
     const onehot = new Float32Array(kvHeads * map.length);
     map.forEach((kv, h) => (onehot[kv * map.length + h] = 1));

@@ -121,8 +121,13 @@ function attentionTemporaries(bound: BoundBuffers, instruction: Attention, optio
     ['Tk', keys],
     ['Hl', heads],
     ['Hkvl', kvHeads],
+    ['G', Math.ceil(heads / Math.max(1, kvHeads))],
   ]);
-  const inside = largestSet(program.kernels[instruction.kernel]!.temporaries, { ...rank, symbols });
+  const kernel = program.kernels[instruction.kernel]!;
+  const [one, other] = [kernel, kernel.mapped].map((model) =>
+    largestSet(model?.temporaries ?? [], { ...rank, symbols }),
+  );
+  const inside = Math.max(one!, other!);
   return inside + copiedResults(bound, results, options);
 }
 

@@ -1,20 +1,27 @@
 /**
  * Attention over tiles of query rows: the scores of one tile exist inside the model only. Heads lead inside,
- * so that every product is one batch of matrix products.
+ * so that every product is one batch of matrix products. Rows hold all the keys they see, so softmax is
+ * computed again in the backward: neither the output nor the log-sum-exp need to be kept.
  */
 import { invariant } from '../../../errors.js';
 import { numberAttr, type Attrs, type Node } from '../../../ir/graph.js';
-import { constantOf, symbolSize } from '../../../ir/size.js';
+import { constantOf, mulSizes, symbolSize } from '../../../ir/size.js';
 import { dim, tensorType, type Dim, type Type } from '../../../ir/type.js';
 import { modelBuilder, type ModelBuilder, type OrtValue } from './builder.js';
-import type { AttentionKernels, AttentionModel } from './lowered.js';
+import type { AttentionKernels, AttentionModel, AttentionModels } from './lowered.js';
 import { elementCode } from './proto.js';
+
+/**
+ * How query heads meet K/V heads. `own`: each has its own. `folded`: every K/V head serves the same number of
+ * query heads, whose rows are folded into one matrix, so that K and V are never repeated and their gradients
+ * need no sum over heads. `mapped`: any map; K and V are gathered for each query head.
+ */
+type Grouping = 'own' | 'folded' | 'mapped';
 
 /** All that the models depend on. */
 interface Form {
   readonly attrs: Attrs;
-  /** Whether several query heads share a K/V head. */
-  readonly grouped: boolean;
+  readonly grouping: Grouping;
   readonly kvHeads: Dim;
   readonly headSize: Dim;
   readonly valueSize: Dim;
@@ -24,9 +31,10 @@ const QUERIES = dim(symbolSize('Tq'));
 const KEYS = dim(symbolSize('Tk'));
 const HEADS = dim(symbolSize('Hl'));
 const KV_HEADS = dim(symbolSize('Hkvl'));
+/** Query heads of a K/V head. */
+const GROUP = dim(symbolSize('G'));
+const GROUP_ROWS = dim(mulSizes(GROUP.size, QUERIES.size));
 const ONE = dim(1);
-const SCORES = tensorType('f32', [HEADS, QUERIES, KEYS]);
-const ROWS = tensorType('f32', [HEADS, QUERIES, ONE]);
 
 const f32 = (...dims: readonly Dim[]): Type => tensorType('f32', dims);
 
@@ -41,14 +49,13 @@ export function lowerAttention(node: Node): AttentionKernels {
     }),
   );
   const [[heads, headSize], [kvHeads], [, valueSize]] = constants as [number[], number[], number[]];
-  const form: Form = {
-    attrs: node.attrs,
-    grouped: heads !== kvHeads,
-    kvHeads: heads === kvHeads ? HEADS : KV_HEADS,
-    headSize: dim(headSize!),
-    valueSize: dim(valueSize!),
+  const sizes = { attrs: node.attrs, headSize: dim(headSize!), valueSize: dim(valueSize!) };
+  const models = (grouping: Grouping, kvHeads: Dim): AttentionModels => {
+    const form: Form = { ...sizes, grouping, kvHeads };
+    return { forward: forwardModel(form), backward: backwardModel(form) };
   };
-  return { forward: forwardModel(form), backward: backwardModel(form) };
+  if (heads === kvHeads) return models('own', HEADS);
+  return { ...models('folded', KV_HEADS), mapped: models('mapped', KV_HEADS) };
 }
 
 /** A tile model under construction: its operands in the layout of the arena, and small steps over them. */
@@ -82,17 +89,86 @@ function tileOf(form: Form): Tile {
   };
 }
 
-/** `[T, H, D]` as `[H, T, D]`. */
-const headMajor = ({ build }: Tile, x: OrtValue): OrtValue => {
-  const [rows, heads, size] = x.type!.dims;
-  return build.op('Transpose', [x], f32(heads!, rows!, size!), { perm: [1, 0, 2] });
-};
+interface Operands {
+  readonly q: OrtValue;
+  readonly k: OrtValue;
+  readonly v: OrtValue;
+  readonly headMap: OrtValue | undefined;
+  /** int64[1] each: rows of queries, rows of keys, local K/V heads, query heads a K/V head. */
+  readonly shape: {
+    readonly tq: OrtValue;
+    readonly tk: OrtValue;
+    readonly kv: OrtValue;
+    readonly group: OrtValue;
+  };
+}
 
-/** K or V `[Tk, Hkvl, D]` as `[Hl, Tk, D]`: each query head gets the K/V head it reads. */
-function repeated(tile: Tile, x: OrtValue, headMap: OrtValue | undefined): OrtValue {
-  if (headMap === undefined) return headMajor(tile, x);
-  const type = f32(HEADS, KEYS, x.type!.dims[2]!);
-  return tile.build.op('Gather', [headMajor(tile, x), headMap], type, { axis: 0 });
+function operandsOf({ build, input, int64Input, form }: Tile): Operands {
+  const q = input('q', f32(QUERIES, HEADS, form.headSize));
+  const k = input('k', f32(KEYS, form.kvHeads, form.headSize));
+  const v = input('v', f32(KEYS, form.kvHeads, form.valueSize));
+  const size = (x: OrtValue, at: number): OrtValue => build.shapeOp('Shape', [x], { start: at, end: at + 1 });
+  const kv = size(k, 1);
+  // A rank without heads has no K/V heads either.
+  const group = build.shapeOp('Div', [size(q, 1), build.shapeOp('Max', [kv, build.int64s([1])])]);
+  const headMap = form.grouping === 'mapped' ? int64Input('head_map', 'Hl') : undefined;
+  return { q, k, v, headMap, shape: { tq: size(q, 0), tk: size(k, 0), kv, group } };
+}
+
+const batchOf = ({ form }: Tile): Dim => (form.grouping === 'folded' ? KV_HEADS : HEADS);
+const rowsOf = ({ form }: Tile): Dim => (form.grouping === 'folded' ? GROUP_ROWS : QUERIES);
+const scoresType = (tile: Tile): Type => f32(batchOf(tile), rowsOf(tile), KEYS);
+
+const int64Of = (build: ModelBuilder, ...parts: readonly OrtValue[]): OrtValue =>
+  build.shapeOp('Concat', parts, { axis: 0 });
+
+const reshape = (build: ModelBuilder, x: OrtValue, type: Type, shape: readonly OrtValue[]): OrtValue =>
+  build.op('Reshape', [x, int64Of(build, ...shape)], type, { allowzero: 1 });
+
+const sizeOf = (build: ModelBuilder, d: Dim): OrtValue => build.int64s([constantOf(d.size)!]);
+
+/** Query rows `[Tq, Hl, D]` as matrices, heads first: `[Hl, Tq, D]`, folded `[Hkvl, G·Tq, D]`. */
+function byHead(tile: Tile, x: OrtValue, { shape }: Operands): OrtValue {
+  const { build, form } = tile;
+  const d = x.type!.dims[2]!;
+  if (form.grouping !== 'folded')
+    return build.op('Transpose', [x], f32(HEADS, QUERIES, d), { perm: [1, 0, 2] });
+  const size = sizeOf(build, d);
+  const grouped = reshape(build, x, f32(QUERIES, KV_HEADS, GROUP, d), [
+    shape.tq,
+    shape.kv,
+    shape.group,
+    size,
+  ]);
+  const first = build.op('Transpose', [grouped], f32(KV_HEADS, GROUP, QUERIES, d), { perm: [1, 2, 0, 3] });
+  const rows = build.shapeOp('Mul', [shape.group, shape.tq]);
+  return reshape(build, first, f32(KV_HEADS, GROUP_ROWS, d), [shape.kv, rows, size]);
+}
+
+/** The opposite of `byHead`. */
+function byToken(tile: Tile, x: OrtValue, { shape }: Operands): OrtValue {
+  const { build, form } = tile;
+  const d = x.type!.dims[2]!;
+  const type = f32(QUERIES, HEADS, d);
+  if (form.grouping !== 'folded') return build.op('Transpose', [x], type, { perm: [1, 0, 2] });
+  const size = sizeOf(build, d);
+  const grouped = reshape(build, x, f32(KV_HEADS, GROUP, QUERIES, d), [
+    shape.kv,
+    shape.group,
+    shape.tq,
+    size,
+  ]);
+  const last = build.op('Transpose', [grouped], f32(QUERIES, KV_HEADS, GROUP, d), { perm: [2, 0, 1, 3] });
+  return reshape(build, last, type, [shape.tq, build.shapeOp('Mul', [shape.kv, shape.group]), size]);
+}
+
+/** K or V `[Tk, Hkvl, D]` as matrices, heads first; mapped: each query head gets the K/V head it reads. */
+function keysByHead({ build }: Tile, x: OrtValue, { headMap }: Operands): OrtValue {
+  const [rows, heads, size] = x.type!.dims;
+  const first = build.op('Transpose', [x], f32(heads!, rows!, size!), { perm: [1, 0, 2] });
+  return headMap === undefined
+    ? first
+    : build.op('Gather', [first, headMap], f32(HEADS, rows!, size!), { axis: 0 });
 }
 
 /** Swaps the last two dims: left to ONNX Runtime, which folds it into the product. */
@@ -109,7 +185,7 @@ const HIDDEN = 1e30;
  * sees every key. Float arithmetic, because ONNX Runtime's comparisons and Where are not vectorised: with
  * few heads they would take a third of the time. Indices are exact below 2^24.
  */
-function maskOf(tile: Tile, q: OrtValue, k: OrtValue): OrtValue | undefined {
+function maskOf(tile: Tile, { q, k }: Operands): OrtValue | undefined {
   const { build, form } = tile;
   const { mask } = form.attrs;
   if (mask === 'full') return undefined;
@@ -135,67 +211,44 @@ function indices({ build }: Tile, x: OrtValue): OrtValue {
 const asFloats = ({ build }: Tile, x: OrtValue, type: Type): OrtValue =>
   build.op('Cast', [x], type, { to: elementCode('f32') });
 
-interface Operands {
-  readonly q: OrtValue;
-  readonly k: OrtValue;
-  readonly v: OrtValue;
-}
-
-const operandsOf = ({ input, form }: Tile): Operands => ({
-  q: input('q', f32(QUERIES, HEADS, form.headSize)),
-  k: input('k', f32(KEYS, form.kvHeads, form.headSize)),
-  v: input('v', f32(KEYS, form.kvHeads, form.valueSize)),
-});
-
-interface Scores {
-  readonly scores: OrtValue;
-  readonly scaledQueries: OrtValue;
+interface Weights {
+  /** softmax of the masked scores: `[heads, rows, Tk]`. */
+  readonly weights: OrtValue;
+  readonly queries: OrtValue;
   readonly keys: OrtValue;
 }
 
-/** Masked scores `[Hl, Tq, Tk]`, and the head-major operands they come from. */
-function scoresOf(tile: Tile, { q, k }: Operands, headMap: OrtValue | undefined): Scores {
+function weightsOf(tile: Tile, operands: Operands): Weights {
   const { build, form } = tile;
-  const scale = build.float(numberAttr(form.attrs, 'scale'));
-  const scaledQueries = headMajor(tile, build.op('Mul', [q, scale], q.type!));
-  const keys = repeated(tile, k, headMap);
-  const raw = build.op('MatMul', [scaledQueries, transposed(tile, keys)], SCORES);
-  const mask = maskOf(tile, q, k);
-  return { scores: mask === undefined ? raw : build.op('Add', [raw, mask], SCORES), scaledQueries, keys };
+  const { q, k, shape } = operands;
+  const queries = byHead(
+    tile,
+    build.op('Mul', [q, build.float(numberAttr(form.attrs, 'scale'))], q.type!),
+    operands,
+  );
+  const keys = keysByHead(tile, k, operands);
+  const type = scoresType(tile);
+  const scores = build.op('MatMul', [queries, transposed(tile, keys)], type);
+  const mask = maskOf(tile, operands);
+  if (mask === undefined || form.grouping !== 'folded') {
+    const masked = mask === undefined ? scores : build.op('Add', [scores, mask], type);
+    return { weights: build.op('Softmax', [masked], type, { axis: -1 }), queries, keys };
+  }
+  const unfolded = f32(KV_HEADS, GROUP, QUERIES, KEYS);
+  const apart = reshape(build, scores, unfolded, [shape.kv, shape.group, shape.tq, shape.tk]);
+  const softened = build.op('Softmax', [build.op('Add', [apart, mask], unfolded)], unfolded, { axis: -1 });
+  const rows = build.shapeOp('Mul', [shape.group, shape.tq]);
+  return { weights: reshape(build, softened, type, [shape.kv, rows, shape.tk]), queries, keys };
 }
 
-const headMapOf = (tile: Tile): OrtValue | undefined =>
-  tile.form.grouped ? tile.int64Input('head_map', 'Hl') : undefined;
-
-/** Softmax spelt out, because its row sums give the log-sum-exp. */
 function forwardModel(form: Form): AttentionModel {
   const tile = tileOf(form);
-  const { build } = tile;
   const operands = operandsOf(tile);
-  const headMap = headMapOf(tile);
-  const { scores } = scoresOf(tile, operands, headMap);
-  const last = build.int64s([2]);
-  const max = build.op('ReduceMax', [scores, last], ROWS, { keepdims: 1 });
-  const weights = build.op('Exp', [build.op('Sub', [scores, max], SCORES)], SCORES);
-  const total = build.op('ReduceSum', [weights, last], ROWS, { keepdims: 1 });
-  const values = repeated(tile, operands.v, headMap);
-  const sums = build.op('MatMul', [weights, values], f32(HEADS, QUERIES, form.valueSize));
-  const averages = build.op('Div', [sums, total], sums.type!);
-  const lse = build.op('Add', [max, build.op('Log', [total], ROWS)], ROWS);
-  const flat = build.op('Squeeze', [lse, last], f32(HEADS, QUERIES));
-  return tile.finish({
-    out: build.op('Transpose', [averages], f32(QUERIES, HEADS, form.valueSize), { perm: [1, 0, 2] }),
-    lse: build.op('Transpose', [flat], f32(QUERIES, HEADS), { perm: [1, 0] }),
-  });
+  const { weights } = weightsOf(tile, operands);
+  const values = keysByHead(tile, operands.v, operands);
+  const out = tile.build.op('MatMul', [weights, values], f32(batchOf(tile), rowsOf(tile), form.valueSize));
+  return tile.finish({ out: byToken(tile, out, operands) });
 }
-
-/** `[Tq, Hl]` as `[Hl, Tq, 1]`. */
-const perRow = ({ build }: Tile, x: OrtValue): OrtValue =>
-  build.op(
-    'Unsqueeze',
-    [build.op('Transpose', [x], f32(HEADS, QUERIES), { perm: [1, 0] }), build.int64s([2])],
-    ROWS,
-  );
 
 /**
  * Flash attention's backward (arXiv 2205.14135, appendix B.4), but over whole rows of keys: the row sums of
@@ -205,31 +258,32 @@ function backwardModel(form: Form): AttentionModel {
   const tile = tileOf(form);
   const { build } = tile;
   const operands = operandsOf(tile);
-  const lse = tile.input('lse', f32(QUERIES, HEADS));
-  const g = tile.input('g', f32(QUERIES, HEADS, form.valueSize));
+  const g = byHead(tile, tile.input('g', f32(QUERIES, HEADS, form.valueSize)), operands);
   const dkSum = tile.input('dk_acc', operands.k.type!);
   const dvSum = tile.input('dv_acc', operands.v.type!);
-  const headMap = headMapOf(tile);
-  const onehot = form.grouped ? tile.input('head_onehot', f32(KV_HEADS, HEADS)) : undefined;
+  const onehot = form.grouping === 'mapped' ? tile.input('head_onehot', f32(KV_HEADS, HEADS)) : undefined;
+  const scores = scoresType(tile);
 
-  const { scores, scaledQueries, keys } = scoresOf(tile, operands, headMap);
-  const shifted = build.op('Sub', [scores, perRow(tile, lse)], SCORES);
-  const weights = build.op('Exp', [shifted], SCORES);
-  const gHeads = headMajor(tile, g);
-  const dv = build.op('MatMul', [transposed(tile, weights), gHeads], f32(HEADS, KEYS, form.valueSize));
+  const { weights, queries, keys } = weightsOf(tile, operands);
+  const dv = build.op('MatMul', [transposed(tile, weights), g], f32(batchOf(tile), KEYS, form.valueSize));
   const dvTotal = addToKeys(tile, dvSum, dv, onehot);
 
-  const values = repeated(tile, operands.v, headMap);
-  const dWeights = build.op('MatMul', [gHeads, transposed(tile, values)], SCORES);
-  const along = build.op('Mul', [dWeights, weights], SCORES);
-  const delta = build.op('ReduceSum', [along, build.int64s([2])], ROWS, { keepdims: 1 });
-  const centred = build.op('Sub', [dWeights, delta], SCORES);
-  const dScores = build.op('Mul', [centred, weights], SCORES);
-  const dk = build.op('MatMul', [transposed(tile, dScores), scaledQueries], f32(HEADS, KEYS, form.headSize));
-  const dq = build.op('MatMul', [dScores, keys], f32(HEADS, QUERIES, form.headSize));
-  const dqRows = build.op('Transpose', [dq], operands.q.type!, { perm: [1, 0, 2] });
+  const values = keysByHead(tile, operands.v, operands);
+  const dWeights = build.op('MatMul', [g, transposed(tile, values)], scores);
+  const along = build.op('Mul', [dWeights, weights], scores);
+  const perRow = f32(batchOf(tile), rowsOf(tile), ONE);
+  const delta = build.op('ReduceSum', [along, build.int64s([2])], perRow, { keepdims: 1 });
+  const centred = build.op('Sub', [dWeights, delta], scores);
+  const dScores = build.op('Mul', [centred, weights], scores);
+  const dk = build.op(
+    'MatMul',
+    [transposed(tile, dScores), queries],
+    f32(batchOf(tile), KEYS, form.headSize),
+  );
+  const dq = build.op('MatMul', [dScores, keys], f32(batchOf(tile), rowsOf(tile), form.headSize));
+  const scale = build.float(numberAttr(form.attrs, 'scale'));
   return tile.finish({
-    dq: build.op('Mul', [dqRows, build.float(numberAttr(form.attrs, 'scale'))], operands.q.type!),
+    dq: build.op('Mul', [byToken(tile, dq, operands), scale], operands.q.type!),
     dk: addToKeys(tile, dkSum, dk, onehot),
     dv: dvTotal,
   });

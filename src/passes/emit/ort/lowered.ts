@@ -31,8 +31,13 @@ export interface AttentionModel {
   /** Names the model takes, a subset of those in `AttentionKernels`. */
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
-  /** Types in the symbols `Tq`, `Tk` (rows of queries and keys), `Hl`, `Hkvl` (local heads). */
+  /** Types in the symbols `Tq`, `Tk` (rows of queries and keys), `Hl`, `Hkvl` (local heads), `G`. */
   readonly temporaries: Temporaries;
+}
+
+export interface AttentionModels {
+  readonly forward: AttentionModel;
+  readonly backward: AttentionModel;
 }
 
 /**
@@ -40,17 +45,20 @@ export interface AttentionModel {
  * `offset` being the index of the first query row relative to the first key row. Every query must see at
  * least one key. The models depend on mask, window, scale, head sizes and on whether heads are grouped only.
  *
- * forward: `q` f32[Tq, Hl, D], `k` f32[Tk, Hkvl, D], `v` f32[Tk, Hkvl, Dv], `head_map` int64[Hl] (local K/V
- * head of each local query head), `offset` int64[1] → `out` f32[Tq, Hl, Dv], `lse` f32[Tq, Hl].
+ * forward: `q` f32[Tq, Hl, D], `k` f32[Tk, Hkvl, D], `v` f32[Tk, Hkvl, Dv], `offset` int64[1]
+ * → `out` f32[Tq, Hl, Dv].
  *
- * backward: `q`, `k`, `v`, `lse`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D],
- * `dv_acc` f32[Tk, Hkvl, Dv], `head_map`, `head_onehot` f32[Hkvl, Hl] (1 where the query head reads the K/V
- * head), `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
+ * backward: `q`, `k`, `v`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D], `dv_acc` f32[Tk, Hkvl, Dv],
+ * `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
  *
- * `head_map` and `head_onehot` are absent where every query head has its own K/V head, `offset` where nothing
- * is masked: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and `dv`) may be the same memory.
+ * `offset` is absent where nothing is masked: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and
+ * `dv`) may be the same memory.
  */
-export interface AttentionKernels {
-  readonly forward: AttentionModel;
-  readonly backward: AttentionModel;
+export interface AttentionKernels extends AttentionModels {
+  /**
+   * Where K/V heads are shared, the models above need every local K/V head to serve the same number (`G`) of
+   * neighbouring query heads. These take any map: `head_map` int64[Hl] (local K/V head of each local query
+   * head) and, backward, `head_onehot` f32[Hkvl, Hl] (1 where the query head reads the K/V head).
+   */
+  readonly mapped?: AttentionModels;
 }
