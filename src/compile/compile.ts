@@ -5,7 +5,7 @@ import { UserError } from '../errors.js';
 import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
 import { readOnnxModel } from '../ir/onnx/decode.js';
 import type { OnnxModel } from '../ir/onnx/model.js';
-import { topologicalOrder, type Graph } from '../ir/graph.js';
+import { topologicalOrder, type Graph, type Value } from '../ir/graph.js';
 import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
 import { tensorType } from '../ir/type.js';
@@ -179,6 +179,20 @@ function weightOf(model: OnnxModel, name: string): WeightLocation {
   return { kind: 'safetensors' };
 }
 
+/** Rows of the tables that token types are read from; undefined: the model has none. */
+function tokenTypesOf(graph: Graph): number | undefined {
+  const typed = new Set<Value>();
+  let rows: number | undefined;
+  for (const node of topologicalOrder(graph)) {
+    const isTypes = node.op === 'input' && node.attrs['name'] === 'token_types';
+    const moved = ['reshape', 'broadcast', 'transpose'].includes(node.op) && typed.has(node.operands[0]!);
+    if (isTypes || moved) typed.add(node.results[0]!);
+    if (node.op !== 'gather' || !typed.has(node.operands[1]!)) continue;
+    rows = Math.min(rows ?? Infinity, constantOf(node.operands[0]!.type.dims[0]!.size) ?? Infinity);
+  }
+  return rows;
+}
+
 interface ManifestSources {
   readonly modelPath: string;
   readonly model: OnnxModel;
@@ -204,6 +218,7 @@ function manifestOf(from: ManifestSources): Manifest {
   }));
   const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = from.config.optimizer;
   const { provenLength, maxPositions } = from.imported;
+  const tokenTypes = tokenTypesOf(from.train);
   const limit = Math.min(provenLength ?? Infinity, maxPositions ?? Infinity);
   const reason =
     limit === maxPositions
@@ -220,6 +235,7 @@ function manifestOf(from: ManifestSources): Manifest {
       bytes: statSync(from.modelPath).size,
     },
     vocabulary: vocabularyOf(from.train),
+    ...(tokenTypes === undefined ? {} : { tokenTypes }),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
     parameters,

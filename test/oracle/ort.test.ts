@@ -14,6 +14,7 @@ import {
   loadOracle,
   modelFolder,
   oracleGradientError,
+  targetsOf,
   type Oracle,
   type OracleDocument,
 } from '../support/oracle.js';
@@ -33,6 +34,7 @@ const MODELS = [
   'llama-opset23-nopos',
   'qwen3',
   'mistral',
+  'bert',
 ];
 const CONFIG = { optimizer: { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 0 } };
 
@@ -56,9 +58,10 @@ async function compilePackage(name: string): Promise<Package> {
   return openPackage(out);
 }
 
-const documentOf = ({ ids, labels }: OracleDocument): Document => ({
-  ids: Int32Array.from(ids),
-  labels: Int32Array.from([...labels.slice(1), -100]),
+const documentOf = (document: OracleDocument): Document => ({
+  ids: Int32Array.from(document.ids),
+  labels: Int32Array.from(targetsOf(document)),
+  ...(document.types && { types: Int32Array.from(document.types) }),
   origin: 'oracle',
 });
 
@@ -147,7 +150,12 @@ describe.each(MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
     });
     for (const [param, values] of oracle.toTorch(weights, false)) {
       const expected = oracle.tensors.read(`adamw3/${param}`);
-      const worst = values.reduce((max, x, i) => Math.max(max, Math.abs(x - Number(expected[i]))), 0);
+      const gradient = Array.from<number | bigint, number>(oracle.tensors.read(`grad/${param}`), Number);
+      const largest = gradient.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
+      // Adam makes steps of up to lr out of the rounding of a gradient that is all but zero.
+      const isNoise = (i: number): boolean => Math.abs(gradient[i]!) < 1e-6 * largest;
+      const differences = values.map((x, i) => Math.abs(x - Number(expected[i])));
+      const worst = differences.reduce((max, x, i) => Math.max(max, isNoise(i) && x < 3 * lr ? 0 : x), 0);
       expect(worst, param).toBeLessThan(Math.max(1e-5, 3 * params[param]!.noise_max));
     }
     const out = path.join(scratch, `${name}.onnx`);
@@ -164,14 +172,19 @@ describe.each(MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
 async function lossInOnnxRuntime(file: string, documents: readonly Document[]): Promise<number> {
   const session = await ort.InferenceSession.create(readFileSync(file), { intraOpNumThreads: 1 });
   let [sum, count] = [0, 0];
-  for (const { ids, labels } of documents) {
+  for (const { ids, labels, types } of documents) {
     const row = (value: (i: number) => number): ort.Tensor =>
       new ort.Tensor(
         'int64',
         BigInt64Array.from({ length: ids.length }, (_, i) => BigInt(value(i))),
         [1, ids.length],
       );
-    const all = { input_ids: row((i) => ids[i]!), attention_mask: row(() => 1), position_ids: row((i) => i) };
+    const all = {
+      input_ids: row((i) => ids[i]!),
+      attention_mask: row(() => 1),
+      position_ids: row((i) => i),
+      token_type_ids: row((i) => types?.[i] ?? 0),
+    };
     const feeds = Object.fromEntries(
       Object.entries(all).filter(([name]) => session.inputNames.includes(name)),
     );

@@ -25,6 +25,7 @@ const MODELS = [
   'llama-opset23-nopos',
   'qwen3',
   'mistral',
+  'bert',
 ];
 
 /** Mean-loss gradients by initialiser, and the loss, of the train program on the reference executor. */

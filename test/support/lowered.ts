@@ -5,7 +5,7 @@ import { inputName, inputRole, type Graph } from '../../src/ir/graph.js';
 import type { Tensor } from '../../src/ir/op.js';
 import { readOnnxModel } from '../../src/ir/onnx/decode.js';
 import { packDocuments } from '../../src/runtime/data/pack.js';
-import type { OracleDocument } from './oracle.js';
+import { targetsOf, type OracleDocument } from './oracle.js';
 
 /** A model of test/models, compiled but not written. */
 export const lowered = (folder: string, config: unknown = {}): Promise<Lowered> =>
@@ -31,19 +31,13 @@ export function weightsOf(folder: string, graph: Graph): Map<string, Tensor> {
 /** Documents as one packed row of reference tensors; labels are shifted here, per document. */
 export function rowOf(documents: readonly OracleDocument[]): Map<string, Tensor> {
   const packed = packDocuments(
-    documents.map(({ ids, labels }) => ({
-      ids: Int32Array.from(ids),
-      labels: Int32Array.from([...labels.slice(1), -100]),
+    documents.map((document) => ({
+      ids: Int32Array.from(document.ids),
+      labels: Int32Array.from(targetsOf(document)),
+      ...(document.types && { types: Int32Array.from(document.types) }),
       origin: 'test',
     })),
   );
   const row = (data: Int32Array): Tensor => ({ shape: [data.length], data: Float64Array.from(data) });
-  return new Map(
-    Object.entries({
-      tokens: packed.tokens,
-      positions: packed.positions,
-      documents: packed.documents,
-      labels: packed.labels,
-    }).map(([k, v]) => [k, row(v)]),
-  );
+  return new Map(Object.entries(packed).map(([k, v]) => [k, row(v as Int32Array)]));
 }

@@ -17,6 +17,8 @@ interface Mapping {
 }
 
 interface OracleJson {
+  /** `mlm`: a label belongs to its own token. */
+  readonly kind: 'causal' | 'mlm';
   readonly cases: Readonly<
     Record<
       string,
@@ -41,7 +43,15 @@ interface OracleJson {
 export interface OracleDocument {
   readonly ids: number[];
   readonly labels: number[];
+  /** Segments of the tokens, where the model reads them. */
+  readonly types?: number[];
+  /** Masked language modelling: a label belongs to its own token. */
+  readonly masked?: boolean;
 }
+
+/** What the token at each place is to predict: labels as the runtime takes them. */
+export const targetsOf = ({ labels, masked }: OracleDocument): number[] =>
+  masked === true ? labels : [...labels.slice(1), -100];
 
 /** What PyTorch computed on the weights of one model in test/models. */
 export interface Oracle {
@@ -71,19 +81,21 @@ export function loadOracle(folder: string): Oracle {
     const [ids, labels] = [floats(tensors, `${name}.input_ids`), floats(tensors, `${name}.labels`)];
     const mask = optional(`${name}.attention_mask`);
     const segments = optional(`${name}.segment_ids`);
+    const types = optional(`${name}.token_type_ids`);
     const found: OracleDocument[] = [];
     for (let row = 0; row < rows; row++) {
-      const groups = new Map<number, { ids: number[]; labels: number[] }>();
+      const groups = new Map<number, { ids: number[]; labels: number[]; types?: number[] }>();
       for (let at = row * columns; at < (row + 1) * columns; at++) {
         if (mask?.[at] === 0) continue;
         const key = segments?.[at] ?? 0;
-        if (!groups.has(key)) groups.set(key, { ids: [], labels: [] });
+        if (!groups.has(key)) groups.set(key, { ids: [], labels: [], ...(types && { types: [] }) });
         groups.get(key)!.ids.push(ids[at]!);
         groups.get(key)!.labels.push(labels[at]!);
+        groups.get(key)!.types?.push(types![at]!);
       }
       found.push(...groups.values());
     }
-    return found;
+    return json.kind === 'mlm' ? found.map((document) => ({ ...document, masked: true })) : found;
   };
   const toTorch = (
     byInitializer: ReadonlyMap<string, ArrayLike<number>>,

@@ -17,6 +17,8 @@ interface Columns {
   readonly slab: Int32Array;
   readonly start: Int32Array;
   readonly labelStart: Int32Array;
+  /** −1 where the document has no token types */
+  readonly typeStart: Int32Array;
   readonly length: Int32Array;
   readonly file: Int32Array;
   /** from 1; 0 where the document is a whole file */
@@ -30,9 +32,16 @@ export interface CorpusBuilder {
    * @param ids n ≥ 1 token ids
    * @param labels aligned with `ids` as in Hugging Face (`labels[t]` is the label of token t, the first predicts
    *   nothing); default: `ids`
+   * @param types aligned with `ids`: the segment of each token; default: none
    * @param line from 1; 0 when the document is the whole file
    */
-  add(file: string, line: number, ids: ArrayLike<number>, labels?: ArrayLike<number>): void;
+  add(
+    file: string,
+    line: number,
+    ids: ArrayLike<number>,
+    labels?: ArrayLike<number>,
+    types?: ArrayLike<number>,
+  ): void;
   readonly count: number;
   /** Ends the building; at least one document was added. */
   finish(): Corpus;
@@ -59,10 +68,14 @@ export function createCorpusBuilder(): CorpusBuilder {
     get count() {
       return rows.length;
     },
-    add(file, line, ids, labels) {
+    add(file, line, ids, labels, types) {
       invariant(ids.length > 0, `an empty document in ${file}`);
       invariant(labels === undefined || labels.length === ids.length, `labels of another length in ${file}`);
-      const slab = reserve(ids.length + 1 + (labels === undefined ? 0 : labels.length));
+      invariant(
+        types === undefined || types.length === ids.length,
+        `token types of another length in ${file}`,
+      );
+      const slab = reserve(ids.length + 1 + (labels?.length ?? 0) + (types?.length ?? 0));
       const start = used;
       slab.set(ids, start);
       slab[start + ids.length] = IGNORED;
@@ -73,18 +86,28 @@ export function createCorpusBuilder(): CorpusBuilder {
         slab[used + labels.length - 1] = IGNORED;
         used += labels.length;
       }
+      const typeStart = types === undefined ? -1 : used;
+      if (types !== undefined) {
+        slab.set(types, used);
+        used += types.length;
+      }
       if (files.at(-1) !== file) files.push(file);
       const length = ids.length;
       rows.push({
         slab: slabs.length - 1,
         start,
         labelStart,
+        typeStart,
         length,
         file: files.length - 1,
         line,
         chunk: 0,
       });
-      updateHash(hash, slab.subarray(start, start + length), slab.subarray(labelStart, labelStart + length));
+      const parts = [start, labelStart, typeStart].filter((at) => at >= 0);
+      updateHash(
+        hash,
+        parts.map((at) => slab.subarray(at, at + length)),
+      );
     },
     finish() {
       invariant(rows.length > 0, 'a corpus without documents');
@@ -138,6 +161,7 @@ interface Row {
   readonly slab: number;
   readonly start: number;
   readonly labelStart: number;
+  readonly typeStart: number;
   readonly length: number;
   readonly file: number;
   readonly line: number;
@@ -153,6 +177,7 @@ function split(row: Row, maximumTokens: number): Row[] {
       ...row,
       start: row.start + from,
       labelStart: row.labelStart + from,
+      typeStart: row.typeStart < 0 ? -1 : row.typeStart + from,
       length: to - from,
       chunk: piece + 1,
     };
@@ -167,6 +192,7 @@ function columnsOf(slabs: readonly Int32Array[], files: readonly string[], rows:
     slab: column('slab'),
     start: column('start'),
     labelStart: column('labelStart'),
+    typeStart: column('typeStart'),
     length: column('length'),
     file: column('file'),
     line: column('line'),
@@ -184,6 +210,7 @@ function rowAt(columns: Columns, index: number): Row {
     slab: at(columns.slab),
     start: at(columns.start),
     labelStart: at(columns.labelStart),
+    typeStart: at(columns.typeStart),
     length: at(columns.length),
     file: at(columns.file),
     line: at(columns.line),
@@ -207,19 +234,19 @@ function corpusOf(columns: Columns, fingerprint: string): Corpus {
 }
 
 function documentAt(columns: Columns, index: number): Document {
-  const { slab, start, labelStart, length, file, line, chunk } = rowAt(columns, index);
+  const { slab, start, labelStart, typeStart, length, file, line, chunk } = rowAt(columns, index);
   const data = columns.slabs[slab];
   const name = columns.files[file];
   invariant(data !== undefined && name !== undefined, `document ${index} points outside the corpus`);
   return {
     ids: data.subarray(start, start + length),
     labels: data.subarray(labelStart, labelStart + length),
+    ...(typeStart < 0 ? {} : { types: data.subarray(typeStart, typeStart + length) }),
     origin: `${name}${line > 0 ? `:${line}` : ''}${chunk > 0 ? ` (chunk ${chunk})` : ''}`,
   };
 }
 
-function updateHash(hash: Hash, ids: Int32Array, labels: Int32Array): void {
-  hash.update(Int32Array.of(ids.length));
-  for (const part of [ids, labels])
-    hash.update(new Uint8Array(part.buffer, part.byteOffset, part.byteLength));
+function updateHash(hash: Hash, parts: readonly Int32Array[]): void {
+  hash.update(Int32Array.of(parts[0]!.length));
+  for (const part of parts) hash.update(new Uint8Array(part.buffer, part.byteOffset, part.byteLength));
 }

@@ -12,6 +12,8 @@ export interface Document {
    * before any sharding: a shift of a shard would lose the token at its border.
    */
   readonly labels: Int32Array;
+  /** int32[n]: the segment of each token, for models that embed it (`token_type_ids`); absent: 0. */
+  readonly types?: Int32Array;
   /** For messages: `file`, `file:line`, or either followed by a chunk number, after `--long split`. */
   readonly origin: string;
 }

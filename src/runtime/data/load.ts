@@ -26,7 +26,7 @@ const JSONL = new Set(['.jsonl', '.ndjson']);
 /**
  * Loads the documents of all files that `patterns` (paths or globs) match, files in order of their paths.
  *
- * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?}` or `{"text": "…"}`. Labels are as in
+ * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?, "token_type_ids": […]?}` or `{"text": "…"}`. Labels are as in
  *   Hugging Face, aligned with the tokens, −100 where nothing is predicted, by default the ids; they are shifted
  *   here. `attention_mask` must be all ones; other keys are passed over.
  * - any other file: one document of text.
@@ -168,7 +168,26 @@ function addIds(file: string, line: number, json: Record<string, unknown>, conte
     }
     checkIds(labels, { at, key: 'labels', vocabulary, ignored: IGNORED });
   }
-  context.builder.add(file, line, ids, labels);
+  context.builder.add(file, line, ids, labels, tokenTypes(json, at, ids.length));
+}
+
+/** Which of them a model has is known when its plan is checked. */
+function tokenTypes(
+  json: Record<string, unknown>,
+  at: string,
+  length: number,
+): readonly number[] | undefined {
+  if (!Object.hasOwn(json, 'token_type_ids')) return undefined;
+  const types = numbers(json['token_type_ids'], at, 'token_type_ids');
+  if (types.length !== length)
+    throw new UserError(
+      `${at}: ${types.length} token_type_ids for ${length} input_ids`,
+      'token_type_ids are aligned with input_ids: one each',
+    );
+  const stray = types.find((type) => type < 0 || type >= 2 ** 31);
+  if (stray !== undefined)
+    throw new UserError(`${at}: token_type_ids has ${stray}`, 'token types are numbers from 0');
+  return types;
 }
 
 function addTextLine(file: string, line: number, json: Record<string, unknown>, context: Context): void {

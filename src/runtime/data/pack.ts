@@ -9,6 +9,8 @@ export interface PackedRow {
   readonly documents: Int32Array;
   /** already shifted, −100 where nothing is counted */
   readonly labels: Int32Array;
+  /** 0 for documents that give none */
+  readonly token_types: Int32Array;
 }
 
 /** Packs `documents` in their order; none gives a row of no tokens. */
@@ -19,11 +21,13 @@ export function packDocuments(documents: readonly Document[]): PackedRow {
     positions: new Int32Array(length),
     documents: new Int32Array(length),
     labels: new Int32Array(length),
+    token_types: new Int32Array(length),
   };
   let start = 0;
-  for (const [number, { ids, labels }] of documents.entries()) {
+  for (const [number, { ids, labels, types }] of documents.entries()) {
     row.tokens.set(ids, start);
     row.labels.set(labels, start);
+    if (types !== undefined) row.token_types.set(types, start);
     row.documents.fill(number, start, start + ids.length);
     for (let t = 0; t < ids.length; t++) row.positions[start + t] = t;
     start += ids.length;

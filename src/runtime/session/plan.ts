@@ -27,6 +27,7 @@ export interface RankShare {
     readonly tokens: Int32Array<ArrayBuffer>;
     readonly positions: Int32Array<ArrayBuffer>;
     readonly labels: Int32Array<ArrayBuffer>;
+    readonly token_types: Int32Array<ArrayBuffer>;
     /** Whole. */
     readonly documents: Int32Array<ArrayBuffer>;
   };
@@ -74,8 +75,8 @@ export function checkDegree(degree: number, { maxDegree, name }: Manifest): void
     );
 }
 
-function checkDocument({ ids, labels, origin }: Document, manifest: Manifest): void {
-  const { maxDocument, vocabulary } = manifest;
+function checkDocument({ ids, labels, types, origin }: Document, manifest: Manifest): void {
+  const { maxDocument, vocabulary, tokenTypes } = manifest;
   if (maxDocument !== undefined && ids.length > maxDocument.tokens)
     throw new UserError(
       `${origin}: the document has ${ids.length} tokens, the model allows ${maxDocument.tokens} (${maxDocument.reason})`,
@@ -93,6 +94,12 @@ function checkDocument({ ids, labels, origin }: Document, manifest: Manifest): v
       `${origin}: the label of token ${wrong} is ${labels[wrong]}, outside the vocabulary of ${vocabulary}`,
       'labels are token ids, or −100 where nothing is predicted',
     );
+  const type = types?.find((t) => t < 0 || t >= (tokenTypes ?? Infinity));
+  if (type !== undefined)
+    throw new UserError(
+      `${origin}: token_type_ids has ${type}, the model has ${tokenTypes ?? 'no negative'} token types`,
+      'give the types the model was trained with, or leave them out: they are 0 then',
+    );
 }
 
 /** Packs each lane's documents and cuts them for its ranks: `[rank]`. */
@@ -109,6 +116,7 @@ export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
           tokens: row.tokens.slice(start, end),
           positions: row.positions.slice(start, end),
           labels: row.labels.slice(start, end),
+          token_types: row.token_types.slice(start, end),
           documents: row.documents.slice(),
         },
       };
@@ -118,4 +126,4 @@ export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
 
 /** Buffers of a share, to be moved to the rank instead of copied. */
 export const buffersOf = ({ data }: RankShare): readonly ArrayBuffer[] =>
-  [data.tokens, data.positions, data.labels, data.documents].map((array) => array.buffer);
+  [data.tokens, data.positions, data.labels, data.token_types, data.documents].map((array) => array.buffer);

@@ -31,7 +31,12 @@ function maskTensor(input: Value, length: number): Tensor {
 }
 
 /** Logits of one document alone, by the reference interpreter. */
-function logitsOf(model: OnnxModel, { graph }: Imported, ids: readonly number[]): Float64Array {
+function logitsOf(
+  model: OnnxModel,
+  { graph }: Imported,
+  ids: readonly number[],
+  types: readonly number[] | undefined,
+): Float64Array {
   const { length } = ids;
   const inputs = new Map(graph.inputs.map((input) => [inputName(input), input]));
   const outputs = interpret(
@@ -46,6 +51,7 @@ function logitsOf(model: OnnxModel, { graph }: Imported, ids: readonly number[])
           ids.map((_, i) => i),
         );
       if (name === 'documents') return tensor([length]);
+      if (name === 'token_types') return tensor([length], types!);
       if (inputRole(input) === 'data') return maskTensor(input, length);
       const stored = model.initializers.get(name)!;
       return tensor(stored.dims, stored.read().toFloat32());
@@ -64,9 +70,13 @@ describe.each(MODELS)('%s', (name) => {
     const oracle = SafetensorsReader.open(join(FOLDER, name, 'oracle.safetensors'));
     const [rows, length] = oracle.info('first.input_ids').shape as [number, number];
     const ids = Array.from(oracle.read('first.input_ids'), Number);
+    const types = oracle.tensors.has('first.token_type_ids')
+      ? Array.from(oracle.read('first.token_type_ids'), Number)
+      : undefined;
     const expected = oracle.read('first.logits') as Float32Array;
     for (let row = 0; row < rows; row++) {
-      const logits = logitsOf(model, imported, ids.slice(row * length, (row + 1) * length));
+      const of = <T>(values: readonly T[]): readonly T[] => values.slice(row * length, (row + 1) * length);
+      const logits = logitsOf(model, imported, of(ids), types && of(types));
       const from = row * logits.length;
       let worst = 0;
       logits.forEach((value, i) => (worst = Math.max(worst, Math.abs(value - expected[from + i]!))));

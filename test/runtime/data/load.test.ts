@@ -56,6 +56,20 @@ describe('JSONL', () => {
     expect(corpus.document(1).origin).toMatch(/batch\.jsonl:3$/);
   });
 
+  test('token types go with their tokens, through cuts too', async () => {
+    write(
+      'types.jsonl',
+      '{"input_ids": [5, 6, 7, 8], "token_type_ids": [0, 0, 1, 2]}\n{"input_ids": [8, 9]}',
+    );
+    const corpus = await load('types.jsonl', { long: { policy: 'split', maximumTokens: 2 } });
+    const types = Array.from({ length: corpus.count }, (_, i) => corpus.document(i).types);
+    expect(types.map((t) => t && [...t])).toEqual([[0, 0], [1, 2], undefined]);
+    write('types.jsonl', '{"input_ids": [5, 6], "token_type_ids": [0]}');
+    expect(await refusal('types.jsonl')).toMatch(/1 token_type_ids for 2 input_ids/);
+    write('types.jsonl', '{"input_ids": [5], "token_type_ids": [-1]}');
+    expect(await refusal('types.jsonl')).toMatch(/token_type_ids has -1/);
+  });
+
   test('lines across read chunks, documents larger than a slab', async () => {
     const long = Array.from({ length: 1_500_000 }, (_, index) => index % 251);
     const lines = Array.from({ length: 200 }, (_, index) => ({ input_ids: [index, index + 1] }));

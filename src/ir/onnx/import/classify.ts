@@ -60,7 +60,7 @@ export function classify(model: OnnxModel, output: string): Classified {
       ...own,
       dtype,
       dims,
-      data: input.role === 'tokens',
+      data: input.role === 'tokens' || input.role === 'types',
       fixed: false,
       weights: false,
       input,

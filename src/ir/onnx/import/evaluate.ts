@@ -86,9 +86,7 @@ export function givenValue(facts: ValueFacts, length: number): TensorValue {
   const elements =
     facts.input === undefined
       ? facts.ints!.map((size) => evaluateSize(size, lengthSymbols(length)))
-      : Array.from({ length }, (_, i) =>
-          facts.input!.role === 'positions' ? i : facts.input!.role === 'ones' ? 1 : 0,
-        );
+      : Array.from({ length }, (_, i) => (facts.input!.role === 'positions' ? i : 1));
   return { dtype: facts.dtype, dims, data: typed(facts.dtype, elements) };
 }
 

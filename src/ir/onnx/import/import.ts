@@ -20,7 +20,7 @@ export interface ImportOptions {
 
 export interface Imported {
   /**
-   * Inputs `tokens`, `positions`, `documents`: i32[S]; recognised masks (role data, attribute `form` = mask,
+   * Inputs `tokens`, `positions`, `documents`, and `token_types` where read: i32[S]; recognised masks (role data, attribute `form` = mask,
    * consumed by `recognize`); parameters. Output `logits`: f32[S, V]. Unplaced; interior values keep the
    * model's unit batch dims.
    */

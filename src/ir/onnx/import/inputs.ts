@@ -5,9 +5,9 @@ import { one, tokens, type Dims } from './shapes.js';
 
 /**
  * `tokens`: token ids. `positions`: position within the document. `ones`: a padding mask, all true, because
- * training packs documents and never pads. `zeros`: a segment number, the same for every token.
+ * training packs documents and never pads. `types`: the segment of each token, from the data.
  */
-export type InputRole = 'tokens' | 'positions' | 'ones' | 'zeros';
+export type InputRole = 'tokens' | 'positions' | 'ones' | 'types';
 
 export interface BoundInput {
   readonly name: string;
@@ -20,7 +20,7 @@ const ROLES: ReadonlyMap<string, InputRole> = new Map<string, InputRole>([
   ['input_ids', 'tokens'],
   ['position_ids', 'positions'],
   ['attention_mask', 'ones'],
-  ['token_type_ids', 'zeros'],
+  ['token_type_ids', 'types'],
 ]);
 
 const DYNAMIC_FLAG =

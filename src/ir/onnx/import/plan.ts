@@ -11,7 +11,7 @@ import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
 
 /** A value that the IR gets without translating a node. */
 export type Leaf =
-  | { readonly kind: 'tokens' }
+  | { readonly kind: 'tokens' | 'types' }
   | { readonly kind: 'form'; readonly form: Form }
   | { readonly kind: 'literal'; readonly data: readonly number[] }
   | { readonly kind: 'stored' };
@@ -84,7 +84,10 @@ async function leafOf(
   reader: OnnxNode | undefined,
   recognition: Recognizer,
 ): Promise<FoundLeaf | undefined> {
-  if (facts.input?.role === 'tokens') return { leaf: { kind: 'tokens' } };
+  const role = facts.input?.role;
+  if (role === 'tokens') return { leaf: { kind: role } };
+  if (role === 'types')
+    return { leaf: { kind: role }, note: `${name} is read from the data, 0 where a document has none` };
   if (facts.ints !== undefined) {
     const data = facts.ints.map(constantOf);
     if (data.every((element) => element !== undefined)) return { leaf: { kind: 'literal', data } };
@@ -99,8 +102,6 @@ async function leafOf(
   if (found === undefined) return undefined;
   if (found.kind === 'literal') return { leaf: found };
   const { form, provenLength } = found;
-  if (facts.input?.role === 'zeros')
-    return { leaf: { kind: 'form', form }, note: `${name} is taken as 0 for every token` };
   const notable = form.kind !== 'fill' && facts.input === undefined;
   const proof =
     provenLength === undefined ? 'proved for every length' : `proved up to ${provenLength} tokens`;

@@ -59,9 +59,7 @@ export async function recognizer(classified: Classified): Promise<Recognizer> {
       const input = facts.input;
       if (input !== undefined) {
         const form: Form =
-          input.role === 'positions'
-            ? { kind: 'iota', offset: 0 }
-            : { kind: 'fill', value: input.role === 'ones' ? 1 : 0 };
+          input.role === 'positions' ? { kind: 'iota', offset: 0 } : { kind: 'fill', value: 1 };
         return { kind: 'form', form, provenLength: undefined };
       }
       const value = small.get(largest)?.get(name);

@@ -19,12 +19,15 @@ const MAX_INLINE = 16;
 export const isInlined = (elements: number, decision: Decision): boolean =>
   elements <= MAX_INLINE && !decision.trainable;
 
+/** Data inputs of the program; `token_types` only where the model reads them. */
+type DataInput = 'tokens' | 'positions' | 'documents' | 'token_types';
+
 interface Translation {
   readonly classified: Classified;
   readonly plan: ImportPlan;
   readonly decisions: ReadonlyMap<string, Decision>;
   readonly values: Map<string, Value>;
-  readonly data: ReadonlyMap<'tokens' | 'positions' | 'documents', Value>;
+  readonly data: ReadonlyMap<DataInput, Value>;
   readonly masks: Map<string, Value>;
   readonly parameters: Map<string, Value>;
 }
@@ -37,10 +40,15 @@ export function translate(
   output: string,
   name: string,
 ): { graph: Graph; parameters: readonly string[] } {
+  const typed = [...plan.leaves.values()].some((leaf) => leaf.kind === 'types');
+  const names: readonly DataInput[] = [
+    'tokens',
+    'positions',
+    'documents',
+    ...(typed ? ['token_types' as const] : []),
+  ];
   const data = new Map(
-    (['tokens', 'positions', 'documents'] as const).map(
-      (input) => [input, makeInput(input, 'data', tensorType('i32', [tokens]))] as const,
-    ),
+    names.map((input) => [input, makeInput(input, 'data', tensorType('i32', [tokens]))] as const),
   );
   const state: Translation = {
     classified,
@@ -145,7 +153,10 @@ function leafValue(state: Translation, name: string, leaf: Leaf, facts: ValueFac
   const build = builderAt(facts.node?.name);
   switch (leaf.kind) {
     case 'tokens':
-      return build.one('reshape', [state.data.get('tokens')!], { shape: shapeAttribute(facts.dims) });
+    case 'types': {
+      const input = state.data.get(leaf.kind === 'tokens' ? 'tokens' : 'token_types')!;
+      return build.one('reshape', [input], { shape: shapeAttribute(facts.dims) });
+    }
     case 'literal':
       return build.one('constant', [], {
         dtype: irDtype(facts.dtype),
