@@ -41,7 +41,8 @@ export async function searchBound(
   const most = knownMs - model.stepMs - model.microBatchMs;
   let borders = firstBorders(kinds, most);
   let rounds = 0;
-  while (kinds.length > 0 && most > 0 && spent() < limitMs && knownMs > ms * (1 + gap)) {
+  if (kinds.length === 0 || most <= 0) return { ms, solveMs: spent(), rounds };
+  while (spent() < limitMs && knownMs > ms * (1 + gap)) {
     const relaxed: BoundProgram = boundProgram(lengths, model, {
       apart: 48,
       whole: 8,

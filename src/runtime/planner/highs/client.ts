@@ -39,7 +39,7 @@ export function openProgramSolver(): ProgramSolver {
         pending.set(message.id, { resolve, reject });
         // A pending solve keeps the process alive.
         worker.ref();
-        worker.postMessage(message);
+        worker.postMessage(message, []);
         return undefined;
       }),
     close: async () => {

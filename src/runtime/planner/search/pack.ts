@@ -1,12 +1,6 @@
 import type { Items } from './items.js';
+import { createShelf, type PackedGroup } from './shelf.js';
 import { loadMs, type DegreeTables } from './tables.js';
-
-/** A group being packed. */
-export interface PackedGroup {
-  readonly column: number;
-  readonly held: readonly number[];
-  readonly ms: number;
-}
 
 export interface Packing {
   readonly groups: readonly PackedGroup[];
@@ -25,7 +19,7 @@ export interface PackingOptions {
 }
 
 /**
- * First fit decreasing into groups of any allowed degree, none slower than `limitMs`. A long item opens the group
+ * Best fit decreasing into groups of any allowed degree, none slower than `limitMs`. A long item opens the group
  * that spends the least rank-time on it; among open groups of one degree the fullest that has room takes it.
  * @returns undefined if `whole` is asked for and something is left
  */
@@ -37,66 +31,39 @@ export function packWithin(
   { ranks, fillFirst, whole }: PackingOptions,
 ): Packing | undefined {
   const { size, capacity } = tables;
-  const columns = size.length;
-  const most = Math.min(list.length, Math.floor(ranks / size[0]!)) + 1;
-  const tokens: Float64Array[] = [];
-  const pairs: Float64Array[] = [];
-  const loads: Float64Array[] = [];
-  const held: number[][][] = [];
-  const opened = new Int32Array(columns);
-  for (let k = 0; k < columns; k++) {
-    const room = Math.min(most, Math.floor(ranks / size[k]!));
-    tokens.push(new Float64Array(room));
-    pairs.push(new Float64Array(room));
-    loads.push(new Float64Array(room));
-    held.push([]);
-  }
+  const smallest = list.length === 0 ? 0 : items.tokens[list[list.length - 1]!]!;
+  const shelves = Array.from(size, (ranksOfGroup, k) =>
+    createShelf(tables, k, Math.min(list.length, Math.floor(ranks / ranksOfGroup)), limitMs, smallest),
+  );
+  const alone = new Float64Array(size.length);
   const left: number[] = [];
-  let used = 0;
+  let [used, previous] = [0, -1];
   for (const item of list) {
     const [s, p] = [items.tokens[item]!, items.pairs[item]!];
+    if (s !== previous)
+      for (let k = 0; k < alone.length; k++) alone[k] = s > capacity[k]! ? Infinity : loadMs(tables, k, s, p);
+    previous = s;
     let [fresh, freshCost] = [-1, Infinity];
-    let [bestColumn, best, bestCost] = [-1, -1, Infinity];
-    for (let k = 0; k < columns; k++) {
-      if (s > capacity[k]!) continue;
-      const alone = loadMs(tables, k, s, p);
-      if (alone > limitMs) continue;
-      if (used + size[k]! <= ranks && size[k]! * alone < freshCost)
-        [fresh, freshCost] = [k, size[k]! * alone];
-    }
-    if (!fillFirst) bestCost = freshCost * (1 + 1e-9);
-    for (let k = 0; k < columns; k++) {
-      const [groupTokens, groupPairs, groupLoads] = [tokens[k]!, pairs[k]!, loads[k]!];
-      const roomTokens = capacity[k]! - s;
-      let [fullest, fullestMs, now] = [-1, -1, 0];
-      for (let g = 0; g < opened[k]!; g++) {
-        if (groupTokens[g]! > roomTokens || groupLoads[g]! <= now) continue;
-        const ms = loadMs(tables, k, groupTokens[g]! + s, groupPairs[g]! + p);
-        if (ms <= limitMs) [fullest, fullestMs, now] = [g, ms, groupLoads[g]!];
-      }
-      if (fullest < 0) continue;
-      const cost = size[k]! * (fullestMs - now);
-      if (cost < bestCost) [bestColumn, best, bestCost] = [k, fullest, cost];
+    for (let k = 0; k < alone.length; k++)
+      if (alone[k]! <= limitMs && used + size[k]! <= ranks && size[k]! * alone[k]! < freshCost)
+        [fresh, freshCost] = [k, size[k]! * alone[k]!];
+    let [bestColumn, best, bestCost] = [-1, -1, fillFirst ? Infinity : freshCost * (1 + 1e-9)];
+    for (let k = 0; k < alone.length; k++) {
+      if (alone[k]! > limitMs) continue;
+      const at = shelves[k]!.find(s, p);
+      if (at < 0) continue;
+      const cost = size[k]! * shelves[k]!.increase(at, s, p);
+      if (cost < bestCost) [bestColumn, best, bestCost] = [k, at, cost];
     }
     if (best < 0 && fresh >= 0) {
-      [bestColumn, best] = [fresh, opened[fresh]!++];
-      held[fresh]!.push([]);
+      [bestColumn, best] = [fresh, shelves[fresh]!.open()];
       used += size[fresh]!;
     }
-    if (best < 0) {
-      if (whole) return undefined;
-      left.push(item);
-      continue;
-    }
-    const k = bestColumn;
-    tokens[k]![best]! += s;
-    pairs[k]![best]! += p;
-    loads[k]![best] = loadMs(tables, k, tokens[k]![best]!, pairs[k]![best]!);
-    held[k]![best]!.push(item);
+    if (best >= 0) shelves[bestColumn]!.add(best, item, s, p);
+    else if (whole) return undefined;
+    else left.push(item);
   }
-  const groups: PackedGroup[] = [];
-  for (let k = columns - 1; k >= 0; k--)
-    for (let g = 0; g < opened[k]!; g++) groups.push({ column: k, held: held[k]![g]!, ms: loads[k]![g]! });
+  const groups = shelves.toReversed().flatMap((shelf) => shelf.groups());
   return { groups, left, ms: groups.reduce((slowest, group) => Math.max(slowest, group.ms), 0) };
 }
 

@@ -169,7 +169,7 @@ function ruin(state: SearchState, most: number, random: Random, removed: number[
     return exchange(state, m, random) && (random() % 2 === 0 || empty(state, m, most, random, removed));
   if (dice < 0.45) return reshape(state, m, most, random, removed);
   if (dice < 0.7) return empty(state, m, most, random, removed);
-  if (dice < 0.92) return lower(state, m, most, random, removed);
+  if (dice < 0.92) return lower(state, m, Math.max(most, 2 * state.members[m]!.length), random, removed);
   return window(state, most, random, removed);
 }
 

@@ -1,7 +1,8 @@
 import { placeable } from '../place.js';
 import { chunkItems } from './chunk.js';
 import type { Items } from './items.js';
-import { leastRankTime, packEvenly, packWithin, type PackedGroup, type Packing } from './pack.js';
+import { leastRankTime, packEvenly, packWithin, type Packing } from './pack.js';
+import type { PackedGroup } from './shelf.js';
 import { loadMs, type DegreeTables } from './tables.js';
 
 /** A first plan: groups by micro-batch, and the items that fitted nowhere. */
@@ -44,7 +45,7 @@ export interface StartOptions {
 export function startPlans(
   tables: DegreeTables,
   items: Items,
-  { beam = 4, depth = 4, completed = 5, rounds = 7 }: StartOptions = {},
+  { beam = 6, depth = 5, completed = 8, rounds = 6 }: StartOptions = {},
 ): readonly Start[] {
   const all = Array.from({ length: items.count }, (_, i) => i);
   const rankMs = Float64Array.from(

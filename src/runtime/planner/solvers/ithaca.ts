@@ -36,9 +36,7 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
   if (items.count === 0) return { shapes: [] };
   const { moves = defaultMoves(items.count) } = options;
   const simple = homogeneousStarts(tables, items);
-  const large = items.count * model.ranks > 1e6;
-  const starts =
-    moves === 0 ? [] : startPlans(tables, items, large ? { beam: 2, depth: 3, completed: 2, rounds: 4 } : {});
+  const starts = moves === 0 ? [] : startPlans(tables, items);
   const complete = [...starts, ...simple].filter((start) => start.left.length === 0);
   const first = complete.reduce<Start | undefined>(
     (a, b) => (a === undefined || b.ms < a.ms ? b : a),
@@ -59,7 +57,7 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
 }
 
 /** Enough for about 0.1 s at 512 sequences on 64 ranks. */
-const defaultMoves = (items: number): number => Math.max(16_384, Math.min(400_000, 80 * items));
+const defaultMoves = (items: number): number => Math.max(16_384, Math.min(120_000, 64 * items));
 
 /** Plans of one degree, best first. */
 function homogeneousStarts(tables: DegreeTables, items: Items): readonly Start[] {
