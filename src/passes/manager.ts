@@ -49,6 +49,9 @@ export function runPasses(start: Graph, steps: readonly Step[], options: Pipelin
         `pass ${pass.name} needs a graph that is ${missing}`,
         `it holds: ${[...holds].join(', ') || 'nothing'}; see \`ithaca opt --help\` for the order`,
       );
+    const refused = pass.refuses?.find((r) => holds.has(r));
+    if (refused !== undefined)
+      throw new UserError(`pass ${pass.name} must not run on a graph that is ${refused}`, 'put it earlier');
     const parsed = parseOptions(pass, given);
     const started = performance.now();
     const before = graph;

@@ -12,6 +12,7 @@ export type Invariant =
   | 'lossy' //           outputs are loss_sum and count; logits exist only in tiles
   | 'placed' //          token dims are split over sp, attention is wrapped in all-to-alls
   | 'differentiated' //  there is a gradient output for every trainable parameter
+  | 'checkpointed' //    equal nodes may be wanted twice: nothing shares them any more
   | 'scheduled'; //      the order is total
 
 export interface PassContext {
@@ -29,6 +30,8 @@ export interface Pass<Options = unknown> {
   readonly requires: readonly Invariant[];
   readonly ensures: readonly Invariant[];
   readonly destroys?: readonly Invariant[];
+  /** Facts under which the pass must not run. */
+  readonly refuses?: readonly Invariant[];
   /** Whether results stay bit-equal, or sums may be reordered. */
   readonly numerics: 'exact' | 'reordered';
   readonly options: z.ZodType<Options>;

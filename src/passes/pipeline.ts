@@ -1,5 +1,6 @@
 import { UserError } from '../errors.js';
 import { autodiff } from './autodiff.js';
+import { checkpoint } from './checkpoint.js';
 import { fuseTiled } from './fuse-tiled.js';
 import { loss } from './loss.js';
 import type { Step } from './manager.js';
@@ -13,7 +14,7 @@ import { zero } from './zero.js';
 
 /** Every pass, by its name. */
 export const PASSES: ReadonlyMap<string, Pass> = new Map(
-  [simplify, recognize, loss, ulysses, zero, autodiff, fuseTiled, tidy, schedule].map((pass) => [
+  [simplify, recognize, loss, ulysses, zero, autodiff, fuseTiled, tidy, checkpoint, schedule].map((pass) => [
     pass.name,
     pass as Pass,
   ]),
@@ -34,6 +35,7 @@ export const PIPELINES = {
     ['autodiff'],
     ['fuse-tiled'],
     ['tidy'],
+    ['checkpoint'],
     ['schedule'],
   ],
   eval: [['loss', { logits: true }], ['ulysses'], ['tidy'], ['schedule']],

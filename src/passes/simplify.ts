@@ -40,6 +40,7 @@ export const simplify = definePass({
   name: 'simplify',
   doc: 'Folds constants, shares equal nodes, drops dead ones, removes the unit batch dims and transposes that cancel.',
   requires: ['unplaced'],
+  refuses: ['checkpointed'],
   ensures: ['simplified'],
   numerics: 'exact',
   options: z.strictObject({}),

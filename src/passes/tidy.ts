@@ -24,6 +24,7 @@ export const tidy = definePass({
   name: 'tidy',
   doc: 'After differentiation, on placed types: shares equal nodes, drops dead ones, cancels reshapes and transposes, in tile bodies too.',
   requires: [],
+  refuses: ['checkpointed'],
   ensures: [],
   numerics: 'exact',
   options: z.strictObject({}),

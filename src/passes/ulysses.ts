@@ -104,7 +104,6 @@ function restore(node: Node, results: readonly Value[], used: ReadonlySet<number
       dims[1]?.split !== undefined;
     if (!away || !used.has(i)) return value;
     return builderAt(node.loc).one('all_to_all', [value], {
-      
       from: 1,
       to: 0,
       heads: constantOf(dims[1]!.size)!,

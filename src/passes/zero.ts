@@ -72,9 +72,10 @@ export function buildUpdate(spec: UpdateSpec): Graph {
   const settledCount = b.one('all_reduce', [count], { axis: 'world' });
   const settled = settleGradients(summed, stage1);
   const perToken = b.one('reciprocal', [b.one('maximum', [settledCount, scalarConstant(b, 1)])]);
-  const means = settled.map((g) => b.one('mul', [g, perToken]));
-  const norm = globalNorm(means);
+  // Gradients of the mean loss are never whole tensors of their own: both factors go into the step at once.
+  const norm = b.one('mul', [globalNorm(settled), perToken]);
   const clip = b.one('clip_factor', [norm], { max_norm: spec.clipNorm });
+  const factor = b.one('mul', [perToken, clip]);
   const hyper = { beta1: spec.beta1, beta2: spec.beta2, eps: spec.eps, decay: spec.weightDecay };
   const inputs = { parameters: [] as Value[], m: [] as Value[], v: [] as Value[] };
   const stepped = primaries.map((p, i) => {
@@ -84,8 +85,8 @@ export function buildUpdate(spec: UpdateSpec): Graph {
     inputs.m.push(m!);
     inputs.v.push(v!);
     const local = stage1 && p.type.dims.length > 0 ? b.one('shard', [own], { axis: 'world' }) : own;
-    const clipped = spec.clipNorm === 0 ? means[i]! : b.one('mul', [means[i]!, clip]);
-    return b('adamw', [local, clipped, m!, v!, lr, c1, c2], hyper);
+    const gradient = b.one('mul', [settled[i]!, factor]);
+    return b('adamw', [local, gradient, m!, v!, lr, c1, c2], hyper);
   });
   const whole = gatherParameters(stepped.map((r) => r[0]!));
   const outputs: NamedValue[] = primaries.flatMap((p, i) => [

@@ -7,11 +7,13 @@ import { parseGraph } from '../../src/ir/text/parse.js';
 import { printGraph } from '../../src/ir/text/print.js';
 import { tensorType } from '../../src/ir/type.js';
 import { autodiff } from '../../src/passes/autodiff.js';
+import { checkpoint } from '../../src/passes/checkpoint.js';
 import { fuseTiled } from '../../src/passes/fuse-tiled.js';
 import { loss } from '../../src/passes/loss.js';
 import { runPasses, type Step } from '../../src/passes/manager.js';
 import type { Pass } from '../../src/passes/pass.js';
 import { schedule } from '../../src/passes/schedule.js';
+import { tidy } from '../../src/passes/tidy.js';
 import { ulysses } from '../../src/passes/ulysses.js';
 import { buildUpdate, zero } from '../../src/passes/zero.js';
 import { gradientError, randomParameters, randomRow, runLanes, TINY } from '../support/tiny.js';
@@ -35,6 +37,9 @@ const compileTiny = (shard: readonly string[] = [], model: Graph = TINY): Graph 
   ).graph;
 
 const train = compileTiny();
+const checkpointed = runPasses({ ...train, order: undefined }, [step(checkpoint), step(schedule)], {
+  given: ['recognized', 'placed', 'lossy', 'differentiated'],
+}).graph;
 const parameters = randomParameters(TINY);
 const gradients = (outputs: Map<string, Float64Array>): Map<string, Float64Array> =>
   new Map([...outputs].filter(([name]) => name.startsWith('grad/')));
@@ -122,6 +127,28 @@ function splitRow(lengths: readonly number[], at: number): ReturnType<typeof ran
     }),
   );
 }
+
+describe('checkpoint', () => {
+  const ops = (graph: Graph, name: string): number =>
+    topologicalOrder(graph).filter((n) => n.op === name).length;
+
+  test('computes norms again, never products, attention or exchanges', () => {
+    expect(ops(checkpointed, 'rms_norm')).toBe(2 * ops(train, 'rms_norm'));
+    for (const op of ['all_to_all', 'attention', 'matmul', 'tiled', 'gather'])
+      expect(ops(checkpointed, op)).toBe(ops(train, op));
+  });
+
+  test('gradients are the same, bit for bit', () => {
+    const lanes = [{ degree: 3, row: randomRow([5, 4], 11) }];
+    expect(runLanes(checkpointed, parameters, lanes)).toEqual(runLanes(train, parameters, lanes));
+  });
+
+  test('what shares equal nodes refuses to run afterwards', () => {
+    expect(() =>
+      runPasses(checkpointed, [step(tidy)], { given: ['differentiated', 'checkpointed'] }),
+    ).toThrow(/must not run/);
+  });
+});
 
 describe('zero', () => {
   test('a parameter placed @world: gathered in use, its gradient reduce-scattered', () => {
