@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { emit } from '../../src/ir/build.js';
 import { makeInput, type Attrs, type Node, type Value } from '../../src/ir/graph.js';
 import type { Tensor as Reference } from '../../src/ir/op.js';
-import { localHeadMap } from '../../src/ir/ops/attention.js';
+import { localHeadMap, localSlopes } from '../../src/ir/ops/attention.js';
 import { tensor } from '../../src/ir/ops/define.js';
 import { opDef } from '../../src/ir/ops/index.js';
 import { localShape, type RankBinding } from '../../src/ir/placement.js';
@@ -121,6 +121,9 @@ const MASKS: Attrs[] = [
   { mask: 'causal', scale: 0.5 },
   { mask: 'full', scale: 0.7 },
   { mask: 'window', window: 2, scale: 0.6 },
+  { mask: 'causal', scale: 1.5, softcap: 0.8 },
+  { mask: 'causal', scale: 0.5, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
+  { mask: 'full', scale: 0.5, softcap: 3, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
 ];
 
 describe.each([
@@ -128,7 +131,9 @@ describe.each([
   [4, 4],
   [2, 1],
 ])('tiles of %i query heads over %i K/V heads', (heads, kvHeads) => {
-  it.each(MASKS)('$mask agrees with the reference', async (attrs) => {
+  it.each(MASKS)('$mask agrees with the reference', async (form) => {
+    const attrs =
+      form['slopes'] === undefined ? form : { ...form, slopes: (form['slopes'] as number[]).slice(0, heads) };
     const nodes = attentionNodes(heads, kvHeads, attrs);
     const kernels = lowerAttention(nodes.forward);
     const next = random(heads);
@@ -155,7 +160,9 @@ describe.each([
       const models = [...(folds ? [kernels] : []), ...(kernels.mapped === undefined ? [] : [kernels.mapped])];
       const onehot = new Float32Array(kvLocal * map.length);
       map.forEach((kv, h) => (onehot[kv * map.length + h] = 1));
+      const slopes = Float32Array.from(localSlopes((attrs['slopes'] ?? []) as number[], DEGREE, index));
       const shared = {
+        slopes: new Tensor('float32', slopes, [slopes.length]),
         head_map: int64(map),
         head_onehot: new Tensor('float32', onehot, [kvLocal, map.length]),
       };

@@ -1,5 +1,5 @@
 import type { Attrs } from '../graph.js';
-import { numberAttr } from '../graph.js';
+import { numberAttr, numbersAttr } from '../graph.js';
 import { pendingOf, requireDType } from '../infer.js';
 import { TypeMismatch, type EvalContext, type InferContext, type Tensor } from '../op.js';
 import { followingRange, shardRange } from '../placement.js';
@@ -42,7 +42,17 @@ export function attendedPairs(symbol: string, lengths: readonly number[]): numbe
   }, 0);
 }
 
-const MASKED = { mask: ['full', 'causal', 'window'], 'window?': 'integer', scale: 'number' } as const;
+/**
+ * `softcap` c: scores s become c · tanh(s / c) (arXiv 2408.00118). `slopes`, one a query head of all ranks: the
+ * score of query i and key j then loses slope · |i − j| (arXiv 2108.12409). Masks come last.
+ */
+const MASKED = {
+  mask: ['full', 'causal', 'window'],
+  'window?': 'integer',
+  scale: 'number',
+  'softcap?': 'number',
+  'slopes?': 'numbers',
+} as const;
 
 const headsOf = (type: Type): number => {
   const heads = constantOf(type.dims[1]!.size);
@@ -62,6 +72,8 @@ function check({ types, attrs }: InferContext<Attrs>): { q: Type; k: Type; v: Ty
   pendingOf(types.slice(0, 4), 'none');
   if (attrs['mask'] === 'window' && !(Number(attrs['window']) >= 1))
     throw new TypeMismatch('the window of attention must be 1 or more');
+  if (attrs['softcap'] !== undefined && !(Number(attrs['softcap']) > 0))
+    throw new TypeMismatch('the soft cap of attention must be positive');
   requireDType(documents, 'i32', 'the documents of attention');
   for (const [name, t] of [
     ['q', q],
@@ -84,6 +96,8 @@ function check({ types, attrs }: InferContext<Attrs>): { q: Type; k: Type; v: Ty
       `the query heads of attention are ${printDim(q.dims[1]!)}, expected a split over sp`,
     );
   const [heads, kvHeads] = [headsOf(q), headsOf(k)];
+  if (attrs['slopes'] !== undefined && numbersAttr(attrs, 'slopes').length !== heads)
+    throw new TypeMismatch(`attention has ${numbersAttr(attrs, 'slopes').length} slopes for ${heads} heads`);
   if (
     kvHeads < 1 ||
     heads % kvHeads !== 0 ||
@@ -128,6 +142,12 @@ function demands({ types }: InferContext<Attrs>): Type[] {
   });
 }
 
+/** The slopes of the query heads that a rank holds. */
+export function localSlopes(slopes: readonly number[], degree: number, rank: number): readonly number[] {
+  const { start, end } = shardRange(slopes.length, degree, rank);
+  return slopes.slice(start, end);
+}
+
 /** For each local query head, the local K/V head it reads. */
 export function localHeadMap(heads: number, kvHeads: number, degree: number, rank: number): number[] {
   const range = shardRange(heads, degree, rank);
@@ -143,7 +163,8 @@ interface Plan {
   /** For each token, the first token of its document and one past the last. */
   readonly start: readonly number[];
   readonly end: readonly number[];
-  readonly scale: number;
+  /** Of a product of local query head h, between query i and key j: the score, and its derivative. */
+  score(product: number, h: number, i: number, j: number): { readonly score: number; readonly slope: number };
 }
 
 function planOf(ctx: EvalContext<Attrs>): Plan {
@@ -159,7 +180,20 @@ function planOf(ctx: EvalContext<Attrs>): Plan {
     map: localHeadMap(headsOf(q), headsOf(k), degree, index),
     start,
     end,
-    scale: numberAttr(ctx.attrs, 'scale'),
+    score: scoring(ctx.attrs, degree, index),
+  };
+}
+
+function scoring(attrs: Attrs, degree: number, rank: number): Plan['score'] {
+  const scale = numberAttr(attrs, 'scale');
+  const cap = attrs['softcap'] === undefined ? undefined : numberAttr(attrs, 'softcap');
+  const slopes =
+    attrs['slopes'] === undefined ? undefined : localSlopes(numbersAttr(attrs, 'slopes'), degree, rank);
+  return (product, h, i, j) => {
+    const bias = slopes === undefined ? 0 : slopes[h]! * Math.abs(i - j);
+    if (cap === undefined) return { score: scale * product - bias, slope: scale };
+    const capped = Math.tanh((scale * product) / cap);
+    return { score: cap * capped - bias, slope: scale * (1 - capped * capped) };
   };
 }
 
@@ -171,7 +205,7 @@ const dot = (a: Tensor, atA: number, b: Tensor, atB: number, n: number): number 
 
 function evaluate(ctx: EvalContext<Attrs>): Tensor[] {
   const [q, k, v] = ctx.inputs as readonly [Tensor, Tensor, Tensor];
-  const { map, start, end, scale } = planOf(ctx);
+  const { map, start, end, score } = planOf(ctx);
   const [out, lse] = [tensor(ctx.shapes[0]!), tensor(ctx.shapes[1]!)];
   const [tokens, heads, size] = q.shape as [number, number, number];
   const [kvHeads, sizeV] = [k.shape[1]!, v.shape[2]!];
@@ -183,7 +217,7 @@ function evaluate(ctx: EvalContext<Attrs>): Tensor[] {
       for (let j = start[i]!; j < end[i]!; j++) {
         if (!visible(ctx.attrs, i, j)) continue;
         keys.push(j);
-        scores.push(scale * dot(q, at, k, (j * kvHeads + map[h]!) * size, size));
+        scores.push(score(dot(q, at, k, (j * kvHeads + map[h]!) * size, size), h, i, j).score);
       }
       const max = scores.reduce((a, b) => Math.max(a, b), -Infinity);
       const total = scores.reduce((sum, s) => sum + Math.exp(s - max), 0);
@@ -207,7 +241,7 @@ function evaluateVjp(ctx: EvalContext<Attrs>): Tensor[] {
     Tensor,
     Tensor,
   ];
-  const { map, start, end, scale } = planOf(ctx);
+  const { map, start, end, score } = planOf(ctx);
   const [dq, dk, dv] = [tensor(ctx.shapes[0]!), tensor(ctx.shapes[1]!), tensor(ctx.shapes[2]!)];
   const [tokens, heads, size] = q.shape as [number, number, number];
   const [kvHeads, sizeV] = [k.shape[1]!, v.shape[2]!];
@@ -218,8 +252,9 @@ function evaluateVjp(ctx: EvalContext<Attrs>): Tensor[] {
       for (let j = start[i]!; j < end[i]!; j++) {
         if (!visible(ctx.attrs, i, j)) continue;
         const [atK, atKV] = [(j * kvHeads + map[h]!) * size, (j * kvHeads + map[h]!) * sizeV];
-        const p = Math.exp(scale * dot(q, at, k, atK, size) - lse.data[i * heads + h]!);
-        const ds = scale * p * (dot(g, atV, v, atKV, sizeV) - delta);
+        const { score: s, slope } = score(dot(q, at, k, atK, size), h, i, j);
+        const p = Math.exp(s - lse.data[i * heads + h]!);
+        const ds = slope * p * (dot(g, atV, v, atKV, sizeV) - delta);
         for (let d = 0; d < sizeV; d++) dv.data[atKV + d]! += p * g.data[atV + d]!;
         for (let d = 0; d < size; d++) {
           dq.data[at + d]! += ds * k.data[atK + d]!;
@@ -247,7 +282,7 @@ const operandSamples = [
 ] as const;
 
 export const attention = defineOp('attention', {
-  doc: 'softmax(scale · q kᵀ, masked) v over packed documents; query head h reads K/V head ⌊h·Hkv/H⌋. Results: the output and the log-sum-exp of every row (arXiv 2205.14135).',
+  doc: 'softmax(scale · q kᵀ, capped, biased by distance, masked) v over packed documents; query head h reads K/V head ⌊h·Hkv/H⌋. Results: the output and the log-sum-exp of every row (arXiv 2205.14135).',
   operands: ['q', 'k', 'v', 'documents'],
   attrs: MASKED,
   demands,
@@ -267,6 +302,8 @@ export const attention = defineOp('attention', {
     { operands: operandSamples, attrs: { mask: 'causal', scale: 0.5 } },
     { operands: operandSamples, attrs: { mask: 'full', scale: 0.7 } },
     { operands: operandSamples, attrs: { mask: 'window', window: 2, scale: 0.7 } },
+    { operands: operandSamples, attrs: { mask: 'causal', scale: 1.5, softcap: 0.8 } },
+    { operands: operandSamples, attrs: { mask: 'full', scale: 0.7, slopes: [0.5, 0.1, 2, 0.25] } },
   ],
 });
 

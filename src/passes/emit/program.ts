@@ -149,6 +149,7 @@ function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) 
     kvHeads: constant(k, 1),
     headSize: constant(q, 2),
     valueSize: constant(v, 2),
+    ...(node.attrs['slopes'] === undefined ? {} : { slopes: [...numbersAttr(node.attrs, 'slopes')] }),
   });
   const results = node.results.map((r, i) => {
     const given = model.outputs.includes(RESULTS[op][i]!);

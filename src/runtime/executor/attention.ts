@@ -1,5 +1,5 @@
 import { invariant } from '../../errors.js';
-import { localHeadMap } from '../../ir/ops/attention.js';
+import { localHeadMap, localSlopes } from '../../ir/ops/attention.js';
 import type { Instruction, KernelInfo, TileModel } from '../../package/program.js';
 import type { RunContext } from './host.js';
 import { int64Tensor, makeTensor, type OrtTensor } from './onnx.js';
@@ -110,6 +110,10 @@ function headTensors(kernel: KernelInfo, model: TileModel, views: Views): Record
   const map = localHeadMap(kernel.heads, kernel.kvHeads, degree, index);
   const tensors: Record<string, OrtTensor> = {};
   if (model.inputs.includes('head_map')) tensors['head_map'] = int64Tensor(map);
+  if (model.inputs.includes('slopes')) {
+    const slopes = Float32Array.from(localSlopes(kernel.slopes ?? [], degree, index));
+    tensors['slopes'] = makeTensor('f32', slopes, [slopes.length]);
+  }
   if (model.inputs.includes('head_onehot')) {
     const kvHeads = map.length === 0 ? 0 : map.at(-1)! + 1;
     const onehot = new Float32Array(kvHeads * map.length);

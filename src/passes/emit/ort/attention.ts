@@ -180,25 +180,56 @@ const transposed = ({ build }: Tile, x: OrtValue): OrtValue => {
 /** Times the distance of a key that is not seen: beyond any score, and finite for documents of 2^24 tokens. */
 const HIDDEN = 1e30;
 
+/** How far each key is before each query: `[Tq, Tk]`. */
+function distanceOf(tile: Tile, { q, k }: Operands): OrtValue {
+  const { build } = tile;
+  const rows = build.shapeOp('Add', [indices(tile, q), tile.int64Input('offset', 1)]);
+  const row = asFloats(tile, build.shapeOp('Unsqueeze', [rows, build.int64s([1])]), f32(QUERIES, ONE));
+  return build.op('Sub', [row, asFloats(tile, indices(tile, k), f32(KEYS))], f32(QUERIES, KEYS));
+}
+
 /**
  * 0 where a query sees a key, at most −HIDDEN where not: `[Tq, Tk]`, for all heads. Undefined: every query
  * sees every key. Float arithmetic, because ONNX Runtime's comparisons and Where are not vectorised: with
  * few heads they would take a third of the time. Indices are exact below 2^24.
  */
-function maskOf(tile: Tile, { q, k }: Operands): OrtValue | undefined {
-  const { build, form } = tile;
+function maskOf({ build, form }: Tile, distance: OrtValue): OrtValue | undefined {
   const { mask } = form.attrs;
   if (mask === 'full') return undefined;
   const type = f32(QUERIES, KEYS);
-  const rows = build.shapeOp('Add', [indices(tile, q), tile.int64Input('offset', 1)]);
-  const row = asFloats(tile, build.shapeOp('Unsqueeze', [rows, build.int64s([1])]), f32(QUERIES, ONE));
-  const distance = build.op('Sub', [row, asFloats(tile, indices(tile, k), f32(KEYS))], type);
   const limits = [distance, build.float(0)];
   if (mask === 'window') {
     const furthest = build.float(numberAttr(form.attrs, 'window') - 1);
     limits.push(build.op('Sub', [furthest, distance], type));
   }
   return build.op('Mul', [build.op('Min', limits, type), build.float(HIDDEN)], type);
+}
+
+const twoOnes = (build: ModelBuilder): readonly OrtValue[] => [build.int64s([1]), build.int64s([1])];
+
+/** What is added to the scores: `[Tq, Tk]`, or by head where heads have slopes. Undefined: nothing. */
+function biasOf(tile: Tile, operands: Operands): OrtValue | undefined {
+  const { build, form } = tile;
+  const distance =
+    form.attrs['mask'] === 'full' && form.attrs['slopes'] === undefined
+      ? undefined
+      : distanceOf(tile, operands);
+  if (distance === undefined) return undefined;
+  const mask = maskOf(tile, distance);
+  if (form.attrs['slopes'] === undefined) return mask;
+  const { kv, group } = operands.shape;
+  const perHead = tile.input('slopes', f32(HEADS));
+  const [heads, column] =
+    form.grouping === 'folded'
+      ? [
+          [KV_HEADS, GROUP],
+          reshape(build, perHead, f32(KV_HEADS, GROUP, ONE, ONE), [kv, group, ...twoOnes(build)]),
+        ]
+      : [[HEADS], build.op('Unsqueeze', [perHead, build.int64s([1, 2])], f32(HEADS, ONE, ONE))];
+  const type = f32(...heads, QUERIES, KEYS);
+  const away = build.op('Neg', [build.op('Abs', [distance], distance.type!)], distance.type!);
+  const bias = build.op('Mul', [column, away], type);
+  return mask === undefined ? bias : build.op('Add', [bias, mask], type);
 }
 
 /** 0, 1, … for the rows of x. */
@@ -216,6 +247,8 @@ interface Weights {
   readonly weights: OrtValue;
   readonly queries: OrtValue;
   readonly keys: OrtValue;
+  /** Derivative of the capped scores by the scores. */
+  readonly slope: (() => OrtValue) | undefined;
 }
 
 function weightsOf(tile: Tile, operands: Operands): Weights {
@@ -228,17 +261,28 @@ function weightsOf(tile: Tile, operands: Operands): Weights {
   );
   const keys = keysByHead(tile, k, operands);
   const type = scoresType(tile);
-  const scores = build.op('MatMul', [queries, transposed(tile, keys)], type);
-  const mask = maskOf(tile, operands);
+  const products = build.op('MatMul', [queries, transposed(tile, keys)], type);
+  const { scores, slope } = capped(tile, products);
+  const mask = biasOf(tile, operands);
   if (mask === undefined || form.grouping !== 'folded') {
     const masked = mask === undefined ? scores : build.op('Add', [scores, mask], type);
-    return { weights: build.op('Softmax', [masked], type, { axis: -1 }), queries, keys };
+    return { weights: build.op('Softmax', [masked], type, { axis: -1 }), queries, keys, slope };
   }
   const unfolded = f32(KV_HEADS, GROUP, QUERIES, KEYS);
   const apart = reshape(build, scores, unfolded, [shape.kv, shape.group, shape.tq, shape.tk]);
   const softened = build.op('Softmax', [build.op('Add', [apart, mask], unfolded)], unfolded, { axis: -1 });
   const rows = build.shapeOp('Mul', [shape.group, shape.tq]);
-  return { weights: reshape(build, softened, type, [shape.kv, rows, shape.tk]), queries, keys };
+  return { weights: reshape(build, softened, type, [shape.kv, rows, shape.tk]), queries, keys, slope };
+}
+
+/** c · tanh(scores / c), and 1 − tanh², where scores are capped. */
+function capped({ build, form }: Tile, scores: OrtValue): Pick<Weights, 'slope'> & { scores: OrtValue } {
+  if (form.attrs['softcap'] === undefined) return { scores, slope: undefined };
+  const cap = build.float(numberAttr(form.attrs, 'softcap'));
+  const type = scores.type!;
+  const tanh = build.op('Tanh', [build.op('Div', [scores, cap], type)], type);
+  const slope = (): OrtValue => build.op('Sub', [build.float(1), build.op('Mul', [tanh, tanh], type)], type);
+  return { scores: build.op('Mul', [tanh, cap], type), slope };
 }
 
 function forwardModel(form: Form): AttentionModel {
@@ -264,7 +308,7 @@ function backwardModel(form: Form): AttentionModel {
   const onehot = form.grouping === 'mapped' ? tile.input('head_onehot', f32(KV_HEADS, HEADS)) : undefined;
   const scores = scoresType(tile);
 
-  const { weights, queries, keys } = weightsOf(tile, operands);
+  const { weights, queries, keys, slope } = weightsOf(tile, operands);
   const dv = build.op('MatMul', [transposed(tile, weights), g], f32(batchOf(tile), KEYS, form.valueSize));
   const dvTotal = addToKeys(tile, dvSum, dv, onehot);
 
@@ -274,7 +318,8 @@ function backwardModel(form: Form): AttentionModel {
   const perRow = f32(batchOf(tile), rowsOf(tile), ONE);
   const delta = build.op('ReduceSum', [along, build.int64s([2])], perRow, { keepdims: 1 });
   const centred = build.op('Sub', [dWeights, delta], scores);
-  const dScores = build.op('Mul', [centred, weights], scores);
+  const dCapped = build.op('Mul', [centred, weights], scores);
+  const dScores = slope === undefined ? dCapped : build.op('Mul', [dCapped, slope()], scores);
   const dk = build.op(
     'MatMul',
     [transposed(tile, dScores), queries],

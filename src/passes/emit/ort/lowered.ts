@@ -43,7 +43,7 @@ export interface AttentionModels {
 /**
  * Attention over one tile of queries: rows `q[Tq]` of one document against rows `k[Tk]` of the same document,
  * `offset` being the index of the first query row relative to the first key row. Every query must see at
- * least one key. The models depend on mask, window, scale, head sizes and on whether heads are grouped only.
+ * least one key. The models depend on mask, window, scale, cap, head sizes and on whether heads are grouped only.
  *
  * forward: `q` f32[Tq, Hl, D], `k` f32[Tk, Hkvl, D], `v` f32[Tk, Hkvl, Dv], `offset` int64[1]
  * → `out` f32[Tq, Hl, Dv].
@@ -51,7 +51,8 @@ export interface AttentionModels {
  * backward: `q`, `k`, `v`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D], `dv_acc` f32[Tk, Hkvl, Dv],
  * `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
  *
- * `offset` is absent where nothing is masked: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and
+ * `slopes` f32[Hl] of the local query heads is there where the node has slopes; `offset` is absent where
+ * distances do not matter: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and
  * `dv`) may be the same memory.
  */
 export interface AttentionKernels extends AttentionModels {
