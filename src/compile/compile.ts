@@ -11,6 +11,7 @@ import { printGraph } from '../ir/text/print.js';
 import { tensorType } from '../ir/type.js';
 import type { Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
 import type { Program } from '../package/program.js';
+import { startIndexGenerator } from '../package/index-generator.js';
 import { writePackage } from '../package/write.js';
 import { gradientName } from '../passes/autodiff.js';
 import { emitProgram, type SegmentFiles } from '../passes/emit/program.js';
@@ -51,25 +52,30 @@ export async function compileModel(
   out: string,
   options: CompileOptions,
 ): Promise<CompileResult> {
-  const lowered = await lowerModel(modelPath, options);
-  options.onStage?.('write');
-  await writePackage(
-    out,
-    {
-      manifest: lowered.manifest,
-      programs: new Map(
-        [...lowered.programs].map(([name, program]) => [
-          name,
-          { program, text: printGraph(lowered.graphs.get(name)!) },
-        ]),
-      ),
-      segments: lowered.files,
-      sourceModel: modelPath,
-      cost: lowered.cost,
-    },
-    { replace: options.replace },
-  );
-  return lowered;
+  const generator = startIndexGenerator();
+  try {
+    const lowered = await lowerModel(modelPath, options);
+    options.onStage?.('write');
+    const { manifest, cost, programs } = lowered;
+    const texts = [...programs].map(([name, program]) => {
+      return [name, { program, text: printGraph(lowered.graphs.get(name)!) }] as const;
+    });
+    await writePackage(
+      out,
+      {
+        manifest,
+        programs: new Map(texts),
+        segments: lowered.files,
+        sourceModel: modelPath,
+        cost,
+        index: generator.generate({ manifest, programs }),
+      },
+      { replace: options.replace },
+    );
+    return lowered;
+  } finally {
+    await generator.close();
+  }
 }
 
 /** The compiler without its output: model file to programs. */

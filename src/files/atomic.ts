@@ -251,11 +251,15 @@ async function putInPlace(temporary: string, finalPath: string): Promise<void> {
 
 /** fsync of every file below `directory`, then of the directories that name them. */
 async function syncTree(directory: string): Promise<void> {
-  for (const entry of await readdir(directory, { withFileTypes: true })) {
-    const child = path.join(directory, entry.name);
-    if (entry.isDirectory()) await syncTree(child);
-    else if (entry.isFile()) await syncPath(child, process.platform === 'win32' ? 'r+' : 'r');
-  }
+  const entries = await readdir(directory, { withFileTypes: true });
+  // Together: the disk takes one flush for many files, and a flush is what costs.
+  await Promise.all(
+    entries.map(async (entry) => {
+      const child = path.join(directory, entry.name);
+      if (entry.isDirectory()) await syncTree(child);
+      else if (entry.isFile()) await syncPath(child, process.platform === 'win32' ? 'r+' : 'r');
+    }),
+  );
   await syncDirectory(directory);
 }
 

@@ -5,8 +5,12 @@ import type {
   VariableDeclarationKind,
   WriterFunction,
 } from 'ts-morph';
+import type * as TsMorph from 'ts-morph';
 import type { Manifest } from './manifest.js';
 import type { Program } from './program.js';
+
+/** Loading ts-morph takes longer than opening a package does; only compiling needs it. */
+export const loadTsMorph = (): Promise<typeof TsMorph> => import('ts-morph');
 
 /**
  * `index.ts` of a package: types that name its programs, inputs, outputs and parameters, and an `open` that
@@ -16,8 +20,7 @@ export async function generateIndex(
   manifest: Omit<Manifest, 'files'>,
   programs: ReadonlyMap<string, Program>,
 ): Promise<string> {
-  // Loading ts-morph takes longer than opening a package does; only compiling needs it.
-  const { IndentationText, Project, QuoteKind, VariableDeclarationKind } = await import('ts-morph');
+  const { IndentationText, Project, QuoteKind, VariableDeclarationKind } = await loadTsMorph();
   const project = new Project({
     useInMemoryFileSystem: true,
     manipulationSettings: { indentationText: IndentationText.TwoSpaces, quoteKind: QuoteKind.Single },

@@ -22,6 +22,8 @@ export interface PackageContents {
   /** The ONNX file, copied into the package; it must still be the one that `manifest.source` describes. */
   readonly sourceModel: string;
   readonly cost: object;
+  /** Text of `index.ts`, where it is being generated already. */
+  readonly index?: Promise<string>;
   /** Parameters whose weight is of kind `safetensors`. */
   readonly weights?: readonly SafetensorsEntry[];
 }
@@ -53,7 +55,10 @@ export async function writePackage(
     }
     if (contents.weights !== undefined) await writer.safetensors(contents.weights);
     await writer.write(COST, `${JSON.stringify(contents.cost, undefined, 2)}\n`);
-    await writer.write(INDEX, await generateIndex(contents.manifest, programsOf(contents)));
+    await writer.write(
+      INDEX,
+      await (contents.index ?? generateIndex(contents.manifest, programsOf(contents))),
+    );
     const manifest = manifestSchema.parse({ ...contents.manifest, files: writer.files() });
     hash = await writer.write(MANIFEST, `${JSON.stringify(manifest, undefined, 2)}\n`);
   };

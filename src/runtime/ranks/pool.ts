@@ -1,7 +1,8 @@
 import { Worker, type Transferable } from 'node:worker_threads';
 import { raiseAbort, readAbort, requestInterrupt } from '../collectives/abort.js';
 import { createMesh, rankWord, viewMesh, type MeshView } from '../collectives/mesh.js';
-import { describeCause, resolveWorker, type FailureCause, type FromRank } from './protocol.js';
+import { resolveWorker } from '../../worker-url.js';
+import { describeCause, type FailureCause, type FromRank } from './protocol.js';
 import type { Seat, ToRank } from './protocol.js';
 
 export interface PoolOptions {

@@ -1,7 +1,3 @@
-import { existsSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
-import { invariant } from '../../errors.js';
 import type { SharedMesh } from '../collectives/mesh.js';
 
 /** What a worker thread is born with (its `workerData`). */
@@ -33,23 +29,4 @@ export function describeCause(error: unknown): FailureCause {
   if (!(error instanceof Error)) return { name: 'Error', message: String(error) };
   const hint = 'hint' in error && typeof error.hint === 'string' ? error.hint : undefined;
   return { name: error.name, message: error.message, stack: error.stack, hint };
-}
-
-/**
- * The compiled file of a worker. Worker threads run JavaScript: a TypeScript source (tests run on sources)
- * stands for its counterpart in the package's `dist`.
- */
-export function resolveWorker(entry: string | URL): URL {
-  const url = new URL(entry);
-  url.search = '';
-  if (!url.pathname.endsWith('.ts')) return url;
-  const source = fileURLToPath(url);
-  let root = dirname(source);
-  while (!existsSync(join(root, 'package.json'))) {
-    invariant(root !== dirname(root), `${source} is in no package`);
-    root = dirname(root);
-  }
-  const compiled = join(root, 'dist', relative(root, source).replace(/\.ts$/, '.js'));
-  invariant(existsSync(compiled), `${compiled} is missing: run npm run build`);
-  return pathToFileURL(compiled);
 }

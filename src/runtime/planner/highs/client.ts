@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { resolveWorker } from '../../ranks/protocol.js';
+import { resolveWorker } from '../../../worker-url.js';
 import type { LinearProgram, ProgramOptions, ProgramResult } from './program.js';
 import type { FromSolver, ToSolver } from './protocol.js';
 
