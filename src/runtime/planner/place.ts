@@ -42,32 +42,44 @@ export function placeGroups(
     return starts;
   }
   const nodes = Math.ceil(ranks / ranksPerNode);
-  const used: number[] = Array.from({ length: nodes }, (_, n) => Math.max(0, (n + 1) * ranksPerNode - ranks));
+  const sizeOf = (n: number): number => Math.min(ranksPerNode, ranks - n * ranksPerNode);
+  const used: number[] = Array.from({ length: nodes }, () => 0);
   let fresh = 0;
   for (const g of order) {
     const size = sizes[g]!;
     if (size > ranksPerNode) {
       starts[g] = fresh * ranksPerNode;
-      let rest = size;
-      while (rest > 0) {
+      for (let rest = size; rest > 0; fresh++) {
         if (fresh >= nodes) return undefined;
-        const room = ranksPerNode - used[fresh]!;
-        const take = Math.min(rest, room);
-        used[fresh] = used[fresh]! + take;
-        rest -= take;
-        fresh++;
+        used[fresh] = Math.min(rest, sizeOf(fresh));
+        rest -= used[fresh]!;
       }
     } else {
       // Best fit: the fullest node with room.
       let best = -1;
       for (let n = 0; n < nodes; n++)
-        if (used[n]! + size <= ranksPerNode && (best < 0 || used[n]! > used[best]!)) best = n;
+        if (used[n]! + size <= sizeOf(n) && (best < 0 || used[n]! > used[best]!)) best = n;
       if (best < 0) return undefined;
       starts[g] = best * ranksPerNode + used[best]!;
       used[best] = used[best]! + size;
     }
   }
   return starts;
+}
+
+/** Most groups of one size that fit side by side. */
+export function sideBySide(size: number, ranks: number, ranksPerNode: number): number {
+  let count = Math.floor(ranks / size);
+  while (
+    count > 0 &&
+    !placeable(
+      Array.from({ length: count }, () => size),
+      ranks,
+      ranksPerNode,
+    )
+  )
+    count--;
+  return count;
 }
 
 /** Groups as a solver leaves them: degrees and the sequences they hold, ranks not yet chosen. */

@@ -32,7 +32,7 @@ export interface Solver {
   solve(lengths: readonly number[], model: CostModel, options?: SolveOptions): Solution | Promise<Solution>;
 }
 
-/** What a solver found, before ranks are chosen. */
+/** What a solver found for the sequences that have tokens, before ranks are chosen. */
 export interface Found {
   readonly shapes: readonly (readonly Shape[])[];
   readonly moves?: number;
@@ -49,7 +49,7 @@ export function solveWith(
   const start = performance.now();
   checkBatch(lengths, model);
   const { shapes, moves = 0, cutShort = false } = find();
-  const plan = arrange(shapes, model);
+  const plan = arrange(withEmpty(shapes, lengths, model), model);
   return {
     solver,
     plan,
@@ -58,6 +58,16 @@ export function solveWith(
     moves,
     cutShort,
   };
+}
+
+/** Sequences without tokens cost nothing where something else is: the first group takes them. */
+function withEmpty(shapes: Found['shapes'], lengths: readonly number[], model: CostModel): Found['shapes'] {
+  const empty = Array.from(lengths.keys()).filter((index) => lengths[index] === 0);
+  if (empty.length === 0) return shapes;
+  const busy = shapes.flat().find((group) => group.sequences.length > 0);
+  if (busy === undefined) return [[{ degree: model.degrees[0]!.degree, sequences: empty }]];
+  const host: Shape = { ...busy, sequences: [...busy.sequences, ...empty] };
+  return shapes.map((groups) => groups.map((group) => (group === busy ? host : group)));
 }
 
 /** @throws UserError for a length that is none, or that no group can hold: with the numbers, and what would help */

@@ -1,3 +1,4 @@
+import { sideBySide } from '../place.js';
 import { chunkItems } from './chunk.js';
 import type { Items } from './items.js';
 import type { Start } from './start.js';
@@ -9,7 +10,7 @@ import { loadMs, type DegreeTables } from './tables.js';
  * @returns undefined if the degree does not hold the longest sequence
  */
 export function balancedPlan(tables: DegreeTables, items: Items, column: number): Start | undefined {
-  const groups = Math.floor(tables.ranks / tables.size[column]!);
+  const groups = sideBySide(tables.size[column]!, tables.ranks, tables.ranksPerNode);
   const capacity = tables.capacity[column]!;
   if (groups === 0 || (items.tokens[0] ?? 0) > capacity) return undefined;
   const all = Array.from({ length: items.count }, (_, i) => i);
@@ -59,7 +60,7 @@ function balance(
  * packing of static sequence parallelism (FlexSP's DeepSpeed baseline).
  */
 export function packedPlan(tables: DegreeTables, items: Items, column: number): Start | undefined {
-  const side = Math.floor(tables.ranks / tables.size[column]!);
+  const side = sideBySide(tables.size[column]!, tables.ranks, tables.ranksPerNode);
   const capacity = tables.capacity[column]!;
   if (side === 0 || (items.tokens[0] ?? 0) > capacity) return undefined;
   const open: { column: number; held: number[]; tokens: number; pairs: number }[] = [];

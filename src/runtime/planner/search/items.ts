@@ -1,6 +1,6 @@
 import type { CostModel } from '../cost.js';
 
-/** What a search moves about: sequences, longest first; very short ones tied into bundles. */
+/** What a search moves about: sequences of at least a token, longest first; very short ones tied into bundles. */
 export interface Items {
   readonly count: number;
   /** Tokens, descending. */
@@ -20,9 +20,11 @@ export function makeItems(
   most: number,
   bundleTokens: number,
 ): Items {
-  const order = Array.from(lengths.keys()).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const order = Array.from(lengths.keys())
+    .filter((index) => lengths[index]! > 0)
+    .sort((a, b) => lengths[b]! - lengths[a]! || a - b);
   const entries: { tokens: number; pairs: number; sequences: number[] }[] = [];
-  let excess = lengths.length - most;
+  let excess = order.length - most;
   let open: { tokens: number; pairs: number; sequences: number[] } | undefined;
   for (const index of order.reverse()) {
     const tokens = lengths[index]!;

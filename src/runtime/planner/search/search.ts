@@ -1,3 +1,4 @@
+import { placeable } from '../place.js';
 import type { Items } from './items.js';
 import { insertBest } from './recreate.js';
 import { empty, exchange, lower, reshape, unit, window, type Random } from './ruin.js';
@@ -80,17 +81,21 @@ export function load(state: SearchState, m: number, groups: Snapshot['microBatch
   }
 }
 
-/** Gives the ranks that no group has to empty groups of the largest degrees that fit. */
+/** Gives the ranks that no group has to empty groups: larger ones first, the smallest take what is left. */
 function fillRanks(state: SearchState, m: number): void {
   const { tables, column } = state;
-  let rest = tables.ranks;
-  for (const slot of state.members[m]!) rest -= tables.size[column[slot]!]!;
-  for (let k = 0; k < tables.size.length && rest > 0; k++) {
-    while (tables.size[k]! <= rest && (k + 1 === tables.size.length || rest % tables.size[k + 1]! !== 0)) {
+  const sizes = state.members[m]!.map((slot) => tables.size[column[slot]!]!);
+  let rest = sizes.reduce((sum, size) => sum - size, tables.ranks);
+  const aim = Math.min(4, tables.size.length) - 1;
+  for (let k = aim; k >= 0; k--)
+    while (
+      tables.size[k]! <= rest &&
+      placeable([...sizes, tables.size[k]!], tables.ranks, tables.ranksPerNode)
+    ) {
       addGroup(state, m, k);
+      sizes.push(tables.size[k]!);
       rest -= tables.size[k]!;
     }
-  }
 }
 
 function accept(search: Search, cost: number): void {

@@ -124,13 +124,26 @@ function extend(context: Context, { microBatches, rest, ms }: Front): readonly F
       fillFirst: false,
       whole: false,
     })!;
-    return front(
-      context,
-      [...microBatches, packing.groups],
-      packing.left,
-      ms + tables.microBatchMs + packing.ms,
-    );
+    const { kept, left } = keepPlaceable(tables, packing);
+    return front(context, [...microBatches, kept], left, ms + tables.microBatchMs + packing.ms);
   });
+}
+
+/** Groups of one micro-batch that nodes have room for; the items of the others are left over. */
+function keepPlaceable(
+  tables: DegreeTables,
+  packing: Packing,
+): { kept: readonly PackedGroup[]; left: readonly number[] } {
+  const { groups } = packing;
+  const sizes = groups.map((group) => tables.size[group.column]!);
+  if (placeable(sizes, tables.ranks, tables.ranksPerNode)) return { kept: groups, left: packing.left };
+  const kept: PackedGroup[] = [];
+  const left = [...packing.left];
+  for (const group of groups) {
+    if (fits(tables, kept, tables.size[group.column]!)) kept.push(group);
+    else left.push(...group.held);
+  }
+  return { kept, left: left.sort((a, b) => a - b) };
 }
 
 /** Micro-batches of even token counts, longest first, each packed for itself. */
@@ -141,8 +154,9 @@ function completeByRuns({ tables, items, rounds }: Context, one: Front, count: n
   for (const run of chunkItems(items, one.rest, count)) {
     const packings = [false, true].map((fillFirst) => packEvenly(tables, items, run, 1, fillFirst, rounds));
     const packing = packings.reduce(better);
-    microBatches.push(packing.groups);
-    left.push(...packing.left);
+    const placed = keepPlaceable(tables, packing);
+    microBatches.push(placed.kept);
+    left.push(...placed.left);
     ms += tables.microBatchMs + packing.ms;
   }
   return { microBatches, left, ms };

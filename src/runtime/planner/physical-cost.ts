@@ -1,0 +1,170 @@
+import { invariant } from '../../errors.js';
+import { worldOf, type Cluster } from './cluster.js';
+import type { CostModel, DegreeCost } from './cost.js';
+
+/** Which positions attend to each other, within one sequence. */
+export type Attention = 'causal' | 'full' | { readonly window: number };
+
+/** What a compiled program does with a micro-batch, forward and backward: read off its package, not measured. */
+export interface ProgramWork {
+  readonly name: string;
+  /** Floating-point operations a token, attention's scores left out. */
+  readonly flopsPerToken: number;
+  /** Floating-point operations a pair of positions that attend to each other, all layers and heads. */
+  readonly flopsPerPair: number;
+  readonly attention: Attention;
+  readonly heads: number;
+  readonly kvHeads: number;
+  /** All-to-alls of a micro-batch. */
+  readonly exchanges: number;
+  /** Bytes a token of everything exchanged along query heads, and along K/V heads: whole tensors, all layers. */
+  readonly queryBytesPerToken: number;
+  readonly kvBytesPerToken: number;
+  /** Bytes gathered over the world by every micro-batch (ZeRO-3), and settled by every step. */
+  readonly gatherBytes: number;
+  readonly settleBytes: number;
+  /** Exact peak of the fullest rank of a group; does not fall when tokens are added. */
+  peakBytes(degree: number, tokens: number): number;
+}
+
+/** What a calibration run fits; without one, the cluster's own figures and 1. */
+export interface Coefficients {
+  /** Time over what FLOPs and rate say. */
+  readonly compute: number;
+  readonly attention: number;
+  /** Time over what bytes and bandwidth say. */
+  readonly exchange: number;
+  /** Share of the shorter of compute and exchange that is hidden: 0 … 1. */
+  readonly overlap: number;
+  /** Launches and whatever else a micro-batch and a step pay once. */
+  readonly microBatchMs: number;
+  readonly stepMs: number;
+}
+
+export const UNCALIBRATED: Coefficients = {
+  compute: 1,
+  attention: 1,
+  exchange: 1,
+  overlap: 0,
+  microBatchMs: 0,
+  stepMs: 0,
+};
+
+const GIB = 2 ** 30;
+
+/** Degrees worth choosing: every one inside a node, whole nodes beyond; at most one rank a query head. */
+export function usefulDegrees(ranks: number, ranksPerNode: number, maxDegree: number): readonly number[] {
+  const degrees: number[] = [];
+  for (let d = 1; d <= Math.min(ranks, maxDegree); d += d < ranksPerNode ? 1 : ranksPerNode) degrees.push(d);
+  return degrees;
+}
+
+/**
+ * A cost model from physical terms. The slowest rank of a group of d decides: it has ⌈H/d⌉ of H heads, 1/d of the
+ * tokens. An all-to-all sends (d−1)/d of a rank's share, inside its node and across nodes at the same time.
+ */
+export function physicalCost(
+  work: ProgramWork,
+  cluster: Cluster,
+  coefficients: Coefficients = UNCALIBRATED,
+  options: { readonly ranks?: number; readonly degrees?: readonly number[] } = {},
+): CostModel {
+  const { ranks = worldOf(cluster) } = options;
+  const { ranksPerNode } = cluster;
+  const degrees = options.degrees ?? usefulDegrees(ranks, ranksPerNode, work.heads);
+  const memoryLimitBytes = cluster.memoryGibPerRank * GIB;
+  const flopsPerMs = cluster.teraflopsPerRank * 1e9;
+  const world = worldCollectiveMs(cluster, ranks);
+  return {
+    name: work.name,
+    ranks,
+    ranksPerNode,
+    degrees: degrees
+      .map((degree): DegreeCost => {
+        const slowest = Math.ceil(work.heads / degree) / work.heads;
+        const bytes =
+          work.queryBytesPerToken * slowest +
+          work.kvBytesPerToken * kvShare(work.heads, work.kvHeads, degree);
+        return {
+          degree,
+          capacity: mostTokens((tokens) => work.peakBytes(degree, tokens), memoryLimitBytes),
+          msPerToken: (coefficients.compute * work.flopsPerToken) / degree / flopsPerMs,
+          msPerPair: (coefficients.attention * work.flopsPerPair * slowest) / flopsPerMs,
+          exchangeMs: degree === 1 ? 0 : work.exchanges * latencyMs(cluster, degree),
+          exchangeMsPerToken: coefficients.exchange * bytes * msPerByte(cluster, degree),
+          overlap: coefficients.overlap,
+        };
+      })
+      .filter(({ capacity }) => capacity > 0),
+    microBatchMs: coefficients.microBatchMs + work.gatherBytes * world,
+    stepMs: coefficients.stepMs + work.settleBytes * world,
+    pairs: pairsOf(work.attention),
+    memoryBytes: (degree, tokens) => work.peakBytes(degree, tokens),
+    memoryLimitBytes,
+  };
+}
+
+/** Attended pairs of one sequence. */
+export function pairsOf(attention: Attention): (length: number) => number {
+  if (attention === 'full') return (s) => s * s;
+  if (attention === 'causal') return (s) => (s * (s + 1)) / 2;
+  const { window } = attention;
+  return (s) => (s <= window ? (s * (s + 1)) / 2 : (window * (window + 1)) / 2 + (s - window) * window);
+}
+
+/**
+ * Largest share of all K/V heads that one rank receives: those its ⌈H/d⌉ query heads read, so more than 1/d where
+ * several ranks need the same one.
+ */
+export function kvShare(heads: number, kvHeads: number, degree: number): number {
+  let most = 0;
+  const perKv = heads / kvHeads;
+  for (let rank = 0; rank < degree; rank++) {
+    const start = rank * Math.floor(heads / degree) + Math.min(rank, heads % degree);
+    const end = start + Math.floor(heads / degree) + (rank < heads % degree ? 1 : 0);
+    if (end > start) most = Math.max(most, Math.floor((end - 1) / perKv) - Math.floor(start / perKv) + 1);
+  }
+  return most / kvHeads;
+}
+
+/** Time a byte of a rank's share takes to reach its group: none of it stays, the two levels run side by side. */
+function msPerByte({ ranksPerNode, links }: Cluster, degree: number): number {
+  if (degree === 1) return 0;
+  const inside = (Math.min(degree, ranksPerNode) - 1) / degree;
+  const across = Math.max(0, degree - ranksPerNode) / degree;
+  const seconds = Math.max(inside / links.node.gibPerSecond, across / links.network.gibPerSecond) / GIB;
+  return seconds * 1000;
+}
+
+/** One all-to-all: a message to every other rank of the group. */
+function latencyMs({ ranksPerNode, links }: Cluster, degree: number): number {
+  const inside = Math.min(degree, ranksPerNode) - 1;
+  const across = Math.max(0, degree - ranksPerNode);
+  return (inside * links.node.latencyUs + across * links.network.latencyUs) / 1000;
+}
+
+/** Time a byte takes in a gather or reduce-scatter over all ranks: the slowest link passes (N−1)/N of it. */
+function worldCollectiveMs({ ranksPerNode, links }: Cluster, ranks: number): number {
+  if (ranks === 1) return 0;
+  const { gibPerSecond } = ranks > ranksPerNode ? links.network : links.node;
+  return (((ranks - 1) / ranks / gibPerSecond) * 1000) / GIB;
+}
+
+/** Most tokens whose peak stays in the limit, by doubling and bisection; 0 if not even one does. */
+function mostTokens(peakBytes: (tokens: number) => number, limit: number): number {
+  if (!(peakBytes(1) <= limit)) return 0;
+  let low = 1;
+  let high = 2;
+  while (peakBytes(high) <= limit) {
+    low = high;
+    high *= 2;
+    if (high > 2 ** 40) return low;
+  }
+  while (high - low > 1) {
+    const middle = Math.floor((low + high) / 2);
+    if (peakBytes(middle) <= limit) low = middle;
+    else high = middle;
+  }
+  invariant(peakBytes(low) <= limit, 'peak memory falls as tokens are added');
+  return low;
+}
