@@ -1,0 +1,30 @@
+import { benchCollectives } from './collectives.js';
+import { benchCompile } from './compile.js';
+import { benchMemory } from './memory.js';
+import { benchStep } from './step.js';
+
+/** `npm run bench -- [name…]`: every benchmark prints ratios against a peer or a limit measured in the same run. */
+const BENCHMARKS: Readonly<
+  Record<string, { readonly what: string; readonly run: () => Promise<void> | void }>
+> = {
+  compile: { what: 'compile time and peak memory against the number of layers', run: benchCompile },
+  step: { what: 'a training step against PyTorch eager on the same cores', run: benchStep },
+  memory: { what: 'peak bytes: the plan, the arena, the process', run: benchMemory },
+  collectives: {
+    what: 'all-to-all among local ranks against a plain copy',
+    run: async () => void (await benchCollectives()),
+  },
+};
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));
+if (unknown !== undefined) {
+  console.error(`error: there is no benchmark '${unknown}'\n  hint: ${Object.keys(BENCHMARKS).join(', ')}`);
+  process.exitCode = 2;
+} else {
+  for (const [name, { what, run }] of Object.entries(BENCHMARKS)) {
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    console.log(`\n${name}: ${what}\n`);
+    await run();
+  }
+}
