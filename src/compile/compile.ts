@@ -19,6 +19,7 @@ import { runPasses, type PassRecord } from '../passes/manager.js';
 import type { Invariant } from '../passes/pass.js';
 import { FRONT, PIPELINES, stepsOf, type ProgramName } from '../passes/pipeline.js';
 import { buildUpdate } from '../passes/zero.js';
+import { reportPage } from '../report/report.js';
 import { VERSION } from '../version.js';
 import { costOf, type ProgramCost } from './cost.js';
 
@@ -68,6 +69,7 @@ export async function compileModel(
         segments: lowered.files,
         sourceModel: modelPath,
         cost,
+        report: reportOf(lowered),
         index: generator.generate({ manifest, programs }),
       },
       { replace: options.replace },
@@ -76,6 +78,14 @@ export async function compileModel(
   } finally {
     await generator.close();
   }
+}
+
+function reportOf({ manifest, programs, graphs, cost }: Lowered): string {
+  return reportPage({
+    manifest,
+    programs: new Map([...programs].map(([name, program]) => [name, { program, graph: graphs.get(name)! }])),
+    flops: new Map([...programs.keys()].map((name) => [name, cost[name].flops])),
+  });
 }
 
 /** The compiler without its output: model file to programs. */

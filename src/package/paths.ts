@@ -7,6 +7,7 @@ export const MODEL = 'model/model.onnx';
 export const WEIGHTS = 'weights/weights.safetensors';
 export const INDEX = 'index.ts';
 export const COST = 'cost.json';
+export const REPORT = 'report.html';
 export const programJson = (name: string): string => `programs/${name}/program.json`;
 export const programText = (name: string): string => `programs/${name}/program.ir`;
 

@@ -9,7 +9,17 @@ import { writeSafetensors, type SafetensorsEntry } from '../files/safetensors.js
 import { checkProgram } from './check.js';
 import { generateIndex } from './index-ts.js';
 import { manifestSchema, type Manifest } from './manifest.js';
-import { COST, INDEX, isContainedPath, MANIFEST, MODEL, programJson, programText, WEIGHTS } from './paths.js';
+import {
+  COST,
+  INDEX,
+  isContainedPath,
+  MANIFEST,
+  MODEL,
+  programJson,
+  programText,
+  REPORT,
+  WEIGHTS,
+} from './paths.js';
 import { programSchema, type Program } from './program.js';
 
 /** What a package is made of. The same contents give the same bytes. */
@@ -22,6 +32,8 @@ export interface PackageContents {
   /** The ONNX file, copied into the package; it must still be the one that `manifest.source` describes. */
   readonly sourceModel: string;
   readonly cost: object;
+  /** A page for people: what was recognised and placed, and what it costs. */
+  readonly report: string;
   /** Text of `index.ts`, where it is being generated already. */
   readonly index?: Promise<string>;
   /** Parameters whose weight is of kind `safetensors`. */
@@ -54,6 +66,7 @@ export async function writePackage(
       await writer.write(programText(name), text);
     }
     if (contents.weights !== undefined) await writer.safetensors(contents.weights);
+    await writer.write(REPORT, contents.report);
     await writer.write(COST, `${JSON.stringify(contents.cost, undefined, 2)}\n`);
     await writer.write(
       INDEX,

@@ -180,5 +180,6 @@ export function makeContents(changes: Partial<Omit<Manifest, 'files'>> = {}): Pa
     segments: new Map([[SEGMENT_FILE, SEGMENT_BYTES]]),
     sourceModel: MODEL_FILE,
     cost: { flops: 1 },
+    report: '<!doctype html>\n',
   };
 }

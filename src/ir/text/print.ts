@@ -1,4 +1,12 @@
-import { inputName, topologicalOrder, type Attr, type Attrs, type Graph, type Value } from '../graph.js';
+import {
+  inputName,
+  topologicalOrder,
+  type Attr,
+  type Attrs,
+  type Graph,
+  type Node,
+  type Value,
+} from '../graph.js';
 import type { Size } from '../size.js';
 import { printType } from '../type.js';
 
@@ -19,7 +27,8 @@ function printAttr(value: Attr): string {
   return `[${value.map((v) => printAttr(v)).join(', ')}]`;
 }
 
-const printAttrs = (attrs: Attrs, hidden: readonly string[] = []): string => {
+/** ` {scale = 0.5}`, or nothing. */
+export const printAttrs = (attrs: Attrs, hidden: readonly string[] = []): string => {
   const shown = Object.entries(attrs).filter(([key, value]) => value !== undefined && !hidden.includes(key));
   return shown.length === 0
     ? ''
@@ -32,28 +41,38 @@ const bare = /^[A-Za-z_][\w.]*$/;
 export const printName = (name: string): string =>
   bare.test(name) ? `%${name}` : `%${JSON.stringify(name)}`;
 
-/**
- * The one text form of the IR, for every phase. `parseGraph` is its inverse; printing what was parsed gives
- * the same text.
- */
-export function printGraph(graph: Graph, indent = ''): string {
+/** `%0`, `%7#1`, `%weight`: what each value of a graph is called in its text. */
+export function nameValues(graph: Graph): ReadonlyMap<Value, string> {
   const names = new Map<Value, string>();
   const taken = new Set<string>();
   for (const input of graph.inputs) {
     names.set(input, printName(inputName(input)));
     taken.add(inputName(input));
   }
-  const inputs = graph.inputs.map(
-    (v) =>
-      `${names.get(v)!}: ${printType(v.type)}${printAttrs(v.node.attrs, ['name'])}${printLoc(v.node.loc)}`,
-  );
-  const lines: string[] = [];
   let next = 0;
   for (const node of topologicalOrder(graph)) {
     if (node.op === 'input') continue;
     while (taken.has(String(next))) next++;
     const name = `%${next++}`;
     node.results.forEach((value, i) => names.set(value, node.results.length === 1 ? name : `${name}#${i}`));
+  }
+  return names;
+}
+
+/**
+ * The one text form of the IR, for every phase. `parseGraph` is its inverse; printing what was parsed gives
+ * the same text.
+ */
+export function printGraph(graph: Graph, indent = ''): string {
+  const names = nameValues(graph);
+  const inputs = graph.inputs.map(
+    (v) =>
+      `${names.get(v)!}: ${printType(v.type)}${printAttrs(v.node.attrs, ['name'])}${printLoc(v.node.loc)}`,
+  );
+  const lines: string[] = [];
+  for (const node of topologicalOrder(graph)) {
+    if (node.op === 'input') continue;
+    const name = nodeName(node, names);
     const operands = node.operands.map((v) => names.get(v)!).join(', ');
     const types = node.results.map((v) => printType(v.type)).join(', ');
     const region = node.region === undefined ? '' : ` ${printGraph(node.region, `${indent}  `)}`;
@@ -70,5 +89,9 @@ export function printGraph(graph: Graph, indent = ''): string {
     `${indent}}`,
   ].join('\n');
 }
+
+/** `%7`, whose results are `%7#0` and `%7#1` when there are several. */
+export const nodeName = (node: Node, names: ReadonlyMap<Value, string>): string =>
+  node.results.length === 1 ? names.get(node.results[0]!)! : names.get(node.results[0]!)!.replace(/#0$/, '');
 
 const printLoc = (loc: string | undefined): string => (loc === undefined ? '' : ` @${JSON.stringify(loc)}`);

@@ -109,6 +109,7 @@ export async function writeGraph(
     segments: files,
     sourceModel: source,
     cost: {},
+    report: '<!doctype html>\n',
     weights: inputs.map((v) => ({
       name: inputName(v),
       dtype: 'F32',
