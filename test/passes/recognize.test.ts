@@ -83,12 +83,12 @@ describe('recognize', () => {
   });
 
   it('refuses with the node, the reason and the IR around it', () => {
-    const capped = attention(qkv(), (x) => b.one('tanh', [x]));
+    const capped = attention(qkv(), (x) => b.one('relu', [x]));
     const error = caught(() => recognizeGraph(capped));
     expect(error.message).toBe(
-      'softmax at /softmax runs over tokens and is nearly attention: the scores pass through tanh at /softmax before softmax',
+      'softmax at /softmax runs over tokens and is nearly attention: the scores pass through relu at /softmax before softmax',
     );
-    expect(error.hint).toMatch(/%\d+ = tanh %\d+ : f32\[S, S\]/);
+    expect(error.hint).toMatch(/%\d+ = relu %\d+ : f32\[S, S\]/);
   });
 
   it('refuses attention between different numbers of tokens', () => {

@@ -1,4 +1,4 @@
-import { inputName, type Graph, type Value } from '../../src/ir/graph.js';
+import { inputName, type Attrs, type Graph, type Value } from '../../src/ir/graph.js';
 import { interpret, meshOf } from '../../src/ir/interpret.js';
 import type { Tensor } from '../../src/ir/op.js';
 import { visible } from '../../src/ir/ops/attention.js';
@@ -19,6 +19,7 @@ function randomOf(name: string): () => number {
 
 function maskTensor({ node: { attrs } }: Value, shape: readonly number[]): Float64Array {
   const tokens = shape[shape.length - 1]!;
+  if (attrs['kind'] === 'distance') return distances(attrs, shape);
   const maskAttrs = { mask: attrs['kind'], window: attrs['window'] };
   const data = new Float64Array(shape.reduce((product, n) => product * n, 1));
   data.forEach((_, at) => {
@@ -26,6 +27,17 @@ function maskTensor({ node: { attrs } }: Value, shape: readonly number[]): Float
     data[at] = attrs['additive'] === true ? (seen ? 0 : LOWEST) : Number(seen);
   });
   return data;
+}
+
+/** Of the key behind the query, or of the key from the last. */
+function distances(attrs: Attrs, shape: readonly number[]): Float64Array {
+  const tokens = shape[shape.length - 1]!;
+  const between = (i: number, j: number): number => (attrs['of'] === 'absolute' ? Math.abs(i - j) : j - i);
+  return Float64Array.from({ length: shape.reduce((product, n) => product * n, 1) }, (_, at) => {
+    const j = at % tokens;
+    const distance = attrs['of'] === 'end' ? j - tokens + 1 : between(Math.floor(at / tokens) % tokens, j);
+    return Number(attrs['factor']) * distance;
+  });
 }
 
 /**

@@ -2,8 +2,9 @@ import type { Node, Value } from '../../ir/graph.js';
 import type { Builder } from '../../ir/op.js';
 import { constantOf, productOfSizes, symbolSize } from '../../ir/size.js';
 import { tensorType, type Dim, type Type } from '../../ir/type.js';
-import { eitherOrder, isSymbolic, operandsOf, permute, reshapeTo, uniformOf } from '../match.js';
-import { additiveMask, booleanMask, bothMasks, FULL, hides, type Mask } from './mask.js';
+import { isSymbolic, permute, reshapeTo } from '../match.js';
+import { isLevel, type Linear } from './bias.js';
+import type { Mask } from './mask.js';
 import {
   alignedRoles,
   asTokensHeadsFeatures,
@@ -17,26 +18,12 @@ import {
   type Located,
   type Role,
 } from './roles.js';
-import { describe, isNearMiss, type NearMiss } from './rule.js';
+import { isNearMiss, type NearMiss } from './rule.js';
+import { readScores, type Reading } from './scores.js';
 import { softmaxDim, unguarded } from './softmax.js';
 
 /** The tokens of a group: the row that `documents` divides. */
 export const TOKENS = symbolSize('S');
-
-/** Softmax between two contractions, read off as operands of the op `attention`. */
-interface Reading {
-  readonly q: Located;
-  readonly k: Located;
-  readonly v: Located;
-  readonly scale: number;
-  readonly mask: Mask;
-}
-
-/** A value, and the product of the numbers it was multiplied by on the way to it. */
-interface Scaled {
-  readonly here: Located;
-  readonly scale: number;
-}
 
 export interface AttentionFound {
   /** The softmax it was read from. */
@@ -68,7 +55,7 @@ function readAt(node: Node, lead: readonly Dim[], weights: Located, v: Located):
   const softmax = softmaxBelow(weights);
   if (softmax === undefined) return undefined;
   const queryHeads = constantOf(productOfSizes(lead.map((d) => d.size)))!;
-  const reading = readScores(softmax, v);
+  const reading = readScores(softmax, v, queryHeads);
   const found = isNearMiss(reading) ? reading : attentionFrom(reading, queryHeads, node.results[0]!.type);
   return { softmax: softmax.value.node, found };
 }
@@ -89,125 +76,9 @@ function softmaxBelow(weights: Located): Located | undefined {
   }
 }
 
-/** From softmax back to the product q·kᵀ, gathering scales and masks. */
-function readScores(softmax: Located, v: Located): Reading | NearMiss {
-  let here: Located = { value: softmax.value.node.operands[0]!, roles: softmax.roles };
-  let [scale, mask]: [number, Mask] = [1, FULL];
-  for (;;) {
-    if (here.value.node.op === 'matmul') return contraction(here, v, scale, mask);
-    const masked = unmasked(here);
-    if (masked !== undefined) {
-      if (isNearMiss(masked)) return masked;
-      if (masked.mask !== FULL && scale <= 0)
-        return { nearMiss: 'the masked scores are scaled by a negative number' };
-      mask = bothMasks(mask, masked.mask);
-      here = masked.here;
-      continue;
-    }
-    const less = unscaled(here);
-    const next = less?.here ?? throughMove(here);
-    if (next === undefined) return { nearMiss: blocked(here.value.node) };
-    scale *= less?.scale ?? 1;
-    here = next;
-  }
-}
-
-const blocked = ({ op, operands, ...node }: Node): string => {
-  const name = describe({ op, operands, ...node });
-  if (op === 'input' || operands.length === 0) return `the scores are ${name}, not a product of q and k`;
-  return operands.length === 1
-    ? `the scores pass through ${name} before softmax`
-    : `the scores pass through ${name} with a value that is neither a mask nor a number before softmax`;
-};
-
-/** Scores without their mask; undefined when this is no place for one. */
-function unmasked(here: Located): { here: Located; mask: Mask } | NearMiss | undefined {
-  for (const [scores, addend] of eitherOrder(here.value, 'add')) {
-    const aligned = throughElementwise(here, addend);
-    const mask = aligned && additiveMask(aligned);
-    if (mask === undefined) continue;
-    return isNearMiss(mask) ? mask : unbroadcastScores(here, scores, mask);
-  }
-  if (here.value.node.op === 'add')
-    return { nearMiss: `a bias is added to the scores by ${describe(here.value.node)}: it is not a mask` };
-  const [condition, scores, hidden] = operandsOf(here.value, 'where') ?? [];
-  if (condition === undefined) return undefined;
-  const aligned = hides(hidden!) ? throughElementwise(here, condition) : undefined;
-  const mask = aligned && booleanMask(aligned);
-  if (mask === undefined)
-    return {
-      nearMiss: `the condition ${describe(condition.node)} of ${describe(here.value.node)} is not a mask`,
-    };
-  return isNearMiss(mask) ? mask : unbroadcastScores(here, scores!, mask);
-}
-
-function unbroadcastScores(
-  here: Located,
-  scores: Value,
-  mask: Mask,
-): { here: Located; mask: Mask } | NearMiss {
-  const inner = throughElementwise(here, scores);
-  return inner === undefined
-    ? { nearMiss: `the scores are repeated over tokens by ${describe(here.value.node)}` }
-    : { here: inner, mask };
-}
-
-/** A value without a scaling by one number. */
-function unscaled(here: Located): Scaled | undefined {
-  const { value } = here;
-  const [a, b] = operandsOf(value, 'mul') ?? operandsOf(value, 'div') ?? [];
-  if (a === undefined || b === undefined) return undefined;
-  const inverse = value.node.op === 'div';
-  const [x, number] = uniformOf(b) === undefined && !inverse ? [b, uniformOf(a)] : [a, uniformOf(b)];
-  if (number === undefined || number === 0) return undefined;
-  const inner = throughElementwise(here, x);
-  return inner && { here: inner, scale: inverse ? 1 / number : number };
-}
-
-/** The operands of the score product, without their scalings. */
-function contraction(scores: Located, v: Located, scale: number, mask: Mask): Reading | NearMiss {
-  const { value, roles } = scores;
-  const last = roles
-    .slice(-2)
-    .map((r) => r.kind)
-    .join();
-  if (last !== 'query,key' && last !== 'key,query')
-    return { nearMiss: `the scores ${describe(value.node)} are not one product of queries and keys a head` };
-  const [left, right] = value.node.operands.map((x, i): Located => {
-    const lead =
-      alignedRoles(roles.slice(0, -2), value.type.dims.slice(0, -2), x.type.dims.slice(0, -2)) ?? [];
-    return {
-      value: x,
-      roles: i === 0 ? [...lead, roles.at(-2)!, FEATURE] : [...lead, FEATURE, roles.at(-1)!],
-    };
-  }) as [Located, Located];
-  const q = source(last === 'query,key' ? left : right);
-  const k = source(last === 'query,key' ? right : left);
-  return { q: q.here, k: k.here, v: unmoved(v), scale: scale * q.scale * k.scale, mask };
-}
-
-/** Where an operand of the scores comes from, through moves and scalings. */
-function source(start: Located): Scaled {
-  let [here, scale]: [Located, number] = [start, 1];
-  for (;;) {
-    const less = unscaled(here);
-    const next = less?.here ?? throughMove(here);
-    if (next === undefined) return { here, scale };
-    scale *= less?.scale ?? 1;
-    here = next;
-  }
-}
-
-/** Where a value comes from, through moves. */
-function unmoved(start: Located): Located {
-  let here = start;
-  for (let next = throughMove(here); next !== undefined; next = throughMove(here)) here = next;
-  return here;
-}
-
 /** Checks the heads and builds the op. */
 function attentionFrom(
-  { q, k, v, scale, mask }: Reading,
+  { q, k, v, scale, softcap, mask, bias }: Reading,
   queryHeads: number,
   type: Type,
 ): ((build: Builder, documents: Value) => Value) | NearMiss {
@@ -227,10 +98,18 @@ function attentionFrom(
     if (tokens?.size.key !== TOKENS.key)
       return { nearMiss: `its ${name} has ${tokens?.size.key} tokens, expected ${TOKENS.key}` };
   }
+  const slopes = slopesOf(bias, mask);
+  if (isNearMiss(slopes)) return slopes;
   return (build, documents) => {
     const tokens = (x: Located, token: 'query' | 'key', heads: number): Value =>
       asTokensHeadsFeatures(build, x, token, heads);
-    const attrs = { mask: mask.kind, ...(mask.window === undefined ? {} : { window: mask.window }), scale };
+    const attrs = {
+      mask: mask.kind,
+      ...(mask.window === undefined ? {} : { window: mask.window }),
+      scale,
+      ...(softcap === undefined ? {} : { softcap }),
+      ...(slopes.length === 0 ? {} : { slopes }),
+    };
     const [out] = build(
       'attention',
       [
@@ -243,6 +122,16 @@ function attentionFrom(
     );
     return asProduct(build, out!, type);
   };
+}
+
+/** For each head, what a score loses for every token between query and key; none where that is nothing. */
+function slopesOf(bias: Linear | undefined, mask: Mask): readonly number[] | NearMiss {
+  if (bias === undefined || isLevel(bias)) return [];
+  const { key, away } = bias;
+  // Of keys that are not later, c · j is c · i − c · |i − j|.
+  if (mask.kind === 'full' && key.some((slope) => slope !== 0))
+    return { nearMiss: 'its bias grows with the position of the key, but queries see later keys too' };
+  return key.map((slope, h) => slope - away[h]!);
 }
 
 /** Heads of [tokens, heads, features] repeated in place: only where K and V differ in their number. */

@@ -70,7 +70,7 @@ const within = (
 /** A mask the importer recognised. Its last two dims are queries and keys. */
 function inputMask({ value, roles }: Located, additive: boolean): Mask | NearMiss | undefined {
   const { attrs } = value.node;
-  if (attrs['form'] !== 'mask') return undefined;
+  if (attrs['form'] !== 'mask' || attrs['kind'] === 'distance') return undefined;
   if (attrs['additive'] !== additive)
     return {
       nearMiss: `the mask '${inputName(value)}' is ${additive ? 'boolean but is added' : 'an addend but is used as a condition'}`,

@@ -39,34 +39,45 @@ export function headRoles(dims: readonly Dim[], base = 1): readonly Role[] | und
   return roles;
 }
 
+/** Which dims an operand may lack, being the same along them. */
+export type Repeats = 'heads' | 'heads and tokens';
+
 /**
- * Roles of an operand that broadcasts to a result whose roles are known. Heads may be repeated; a token or
- * feature dim may not (undefined).
+ * Roles of an operand that broadcasts to a result whose roles are known. Undefined where a dim is repeated that
+ * `repeats` does not allow.
  */
 export function alignedRoles(
   roles: readonly Role[],
   result: readonly Dim[],
   operand: readonly Dim[],
+  repeats: Repeats = 'heads',
 ): readonly Role[] | undefined {
   const missing = result.length - operand.length;
   const aligned: Role[] = [];
   for (const [i, role] of roles.entries()) {
     const own = operand[i - missing];
     const repeated = own === undefined || (isUnit(own) && !isUnit(result[i]!));
-    if (repeated && role.kind !== 'head' && role.kind !== 'unit') return undefined;
-    if (own !== undefined) aligned.push(isUnit(own) && role.kind === 'head' ? UNIT : role);
+    const tokens = role.kind === 'query' || role.kind === 'key';
+    const allowed = role.kind === 'head' || role.kind === 'unit' || (tokens && repeats !== 'heads');
+    if (repeated && !allowed) return undefined;
+    const same = role.kind === 'head' || (repeated && tokens);
+    if (own !== undefined) aligned.push(isUnit(own) && same ? UNIT : role);
   }
   return aligned;
 }
 
 /** An operand of an elementwise op, with its roles. */
-export function throughElementwise({ value, roles }: Located, operand: Value): Located | undefined {
-  const aligned = alignedRoles(roles, value.type.dims, operand.type.dims);
+export function throughElementwise(
+  { value, roles }: Located,
+  operand: Value,
+  repeats: Repeats = 'heads',
+): Located | undefined {
+  const aligned = alignedRoles(roles, value.type.dims, operand.type.dims, repeats);
   return aligned && at(operand, aligned);
 }
 
 /** Looks through an op that only moves or repeats elements. */
-export function throughMove(here: Located): Located | undefined {
+export function throughMove(here: Located, repeats: Repeats = 'heads'): Located | undefined {
   const { node, type } = here.value;
   const x = node.operands[0];
   if (x === undefined) return undefined;
@@ -77,7 +88,7 @@ export function throughMove(here: Located): Located | undefined {
   }
   const roles =
     node.op === 'broadcast'
-      ? alignedRoles(here.roles, type.dims, x.type.dims)
+      ? alignedRoles(here.roles, type.dims, x.type.dims, repeats)
       : node.op === 'reshape'
         ? reshapedRoles(here.roles, type.dims, x.type.dims)
         : undefined;

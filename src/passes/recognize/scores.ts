@@ -1,0 +1,229 @@
+import type { Node, Value } from '../../ir/graph.js';
+import { eitherOrder, operandsOf, uniformOf } from '../match.js';
+import { addLinear, linearOf, scaleLinear, type Linear } from './bias.js';
+import { additiveMask, booleanMask, bothMasks, FULL, hides, type Mask } from './mask.js';
+import { alignedRoles, FEATURE, throughElementwise, throughMove, type Located } from './roles.js';
+import { describe, isNearMiss, type NearMiss } from './rule.js';
+
+/** Softmax between two contractions, read off as operands of the op `attention`. */
+export interface Reading {
+  readonly q: Located;
+  readonly k: Located;
+  readonly v: Located;
+  readonly scale: number;
+  /** c where the scaled products s become c · tanh(s / c). */
+  readonly softcap: number | undefined;
+  readonly mask: Mask;
+  /** What is added after that. */
+  readonly bias: Linear | undefined;
+}
+
+/** A value, and the product of the numbers it was multiplied by on the way to it. */
+interface Scaled {
+  readonly here: Located;
+  readonly scale: number;
+}
+
+/** What lies between the product of q and k and softmax, from the outside in. */
+interface Path {
+  here: Located;
+  scale: number;
+  /** The scale outside of tanh. */
+  softcap: number | undefined;
+  mask: Mask;
+  bias: Linear | undefined;
+}
+
+/**
+ * From softmax back to the product q·kᵀ, gathering scales, masks, biases and a cap.
+ * @param heads number of query heads
+ */
+export function readScores(softmax: Located, v: Located, heads: number): Reading | NearMiss {
+  const start: Located = { value: softmax.value.node.operands[0]!, roles: softmax.roles };
+  const path: Path = { here: start, scale: 1, softcap: undefined, mask: FULL, bias: undefined };
+  for (;;) {
+    if (path.here.value.node.op === 'matmul') return contraction(path, v);
+    const added = unmasked(path.here, heads);
+    const problem = added === undefined ? inward(path) : isNearMiss(added) ? added : addTo(path, added);
+    if (problem !== undefined) return problem;
+  }
+}
+
+/** One step towards the product: through a scaling, a move or tanh. */
+function inward(path: Path): NearMiss | undefined {
+  const { value } = path.here;
+  const capped = operandsOf(value, 'tanh')?.[0];
+  if (capped !== undefined) {
+    if (path.softcap !== undefined || path.scale <= 0)
+      return {
+        nearMiss: `the scores pass through ${describe(value.node)} before softmax, which is no soft cap`,
+      };
+    path.softcap = path.scale;
+    path.scale = 1;
+    path.here = { ...path.here, value: capped };
+    return undefined;
+  }
+  const less = unscaled(path.here);
+  const next = less?.here ?? throughMove(path.here);
+  if (next === undefined) return { nearMiss: blocked(value.node) };
+  path.scale *= less?.scale ?? 1;
+  path.here = next;
+  return undefined;
+}
+
+function addTo(path: Path, { here, addend }: { here: Located; addend: Addend }): NearMiss | undefined {
+  if (path.softcap !== undefined) return { nearMiss: 'a mask or bias is added before the scores are capped' };
+  if (addend.mask !== FULL && path.scale <= 0)
+    return { nearMiss: 'the masked scores are scaled by a negative number' };
+  path.mask = bothMasks(path.mask, addend.mask);
+  if (addend.bias !== undefined) {
+    const bias = scaleLinear(addend.bias, path.scale);
+    path.bias = path.bias === undefined ? bias : addLinear(path.bias, bias);
+  }
+  path.here = here;
+  return undefined;
+}
+
+const blocked = ({ op, operands, ...node }: Node): string => {
+  const name = describe({ op, operands, ...node });
+  if (op === 'input' || operands.length === 0) return `the scores are ${name}, not a product of q and k`;
+  return operands.length === 1
+    ? `the scores pass through ${name} before softmax`
+    : `the scores pass through ${name} with a value that is neither a mask nor a number before softmax`;
+};
+
+/** What is added to the scores: a mask, a function of positions, or both. */
+interface Addend {
+  readonly mask: Mask;
+  readonly bias: Linear | undefined;
+}
+
+/** Scores without what is added to them; undefined when nothing is. */
+function unmasked(here: Located, heads: number): { here: Located; addend: Addend } | NearMiss | undefined {
+  for (const [scores, other] of eitherOrder(here.value, 'add')) {
+    const aligned = throughElementwise(here, other, 'heads and tokens');
+    const addend = aligned && addendOf(aligned, heads);
+    if (addend === undefined) continue;
+    return isNearMiss(addend) ? addend : unbroadcastScores(here, scores, addend);
+  }
+  if (here.value.node.op === 'add')
+    return {
+      nearMiss: `a bias is added to the scores by ${describe(here.value.node)}: it is neither a mask nor, for each head, a multiple of the distance between query and key`,
+    };
+  const [condition, scores, hidden] = operandsOf(here.value, 'where') ?? [];
+  if (condition === undefined) return undefined;
+  const aligned = hides(hidden!) ? throughElementwise(here, condition) : undefined;
+  const mask = aligned && booleanMask(aligned);
+  if (mask === undefined)
+    return {
+      nearMiss: `the condition ${describe(condition.node)} of ${describe(here.value.node)} is not a mask`,
+    };
+  return isNearMiss(mask) ? mask : unbroadcastScores(here, scores!, { mask, bias: undefined });
+}
+
+function addendOf(here: Located, heads: number): Addend | NearMiss | undefined {
+  const bias = linearOf(here, heads);
+  if (bias !== undefined) return { mask: FULL, bias };
+  const mask = additiveMask(here);
+  if (mask !== undefined) return isNearMiss(mask) ? mask : { mask, bias: undefined };
+  const inner = (operand: Value): Addend | NearMiss | undefined => {
+    const located = throughElementwise(here, operand, 'heads and tokens');
+    return located && addendOf(located, heads);
+  };
+  const [both] = eitherOrder(here.value, 'add');
+  if (both !== undefined)
+    return bothAddends(...(both.map(inner) as [ReturnType<typeof inner>, ReturnType<typeof inner>]));
+  const [condition, seen, hidden] = operandsOf(here.value, 'where') ?? [];
+  if (condition !== undefined && hides(hidden!)) {
+    const located = throughElementwise(here, condition);
+    const chosen = located && booleanMask(located);
+    if (chosen === undefined || isNearMiss(chosen)) return chosen;
+    return bothAddends({ mask: chosen, bias: undefined }, inner(seen!));
+  }
+  const moved = throughMove(here);
+  return moved && addendOf(moved, heads);
+}
+
+function bothAddends(
+  a: Addend | NearMiss | undefined,
+  b: Addend | NearMiss | undefined,
+): Addend | NearMiss | undefined {
+  if (a === undefined || b === undefined) return undefined;
+  if (isNearMiss(a)) return a;
+  if (isNearMiss(b)) return b;
+  const bias = a.bias && b.bias ? addLinear(a.bias, b.bias) : (a.bias ?? b.bias);
+  return { mask: bothMasks(a.mask, b.mask), bias };
+}
+
+function unbroadcastScores(
+  here: Located,
+  scores: Value,
+  addend: Addend,
+): { here: Located; addend: Addend } | NearMiss {
+  const inner = throughElementwise(here, scores);
+  return inner === undefined
+    ? { nearMiss: `the scores are repeated over tokens by ${describe(here.value.node)}` }
+    : { here: inner, addend };
+}
+
+/** A value without a scaling by one number. */
+function unscaled(here: Located): Scaled | undefined {
+  const { value } = here;
+  const [a, b] = operandsOf(value, 'mul') ?? operandsOf(value, 'div') ?? [];
+  if (a === undefined || b === undefined) return undefined;
+  const inverse = value.node.op === 'div';
+  const [x, number] = uniformOf(b) === undefined && !inverse ? [b, uniformOf(a)] : [a, uniformOf(b)];
+  if (number === undefined || number === 0) return undefined;
+  const inner = throughElementwise(here, x);
+  return inner && { here: inner, scale: inverse ? 1 / number : number };
+}
+
+/** The operands of the score product, without their scalings. */
+function contraction({ here, scale, softcap, mask, bias }: Path, v: Located): Reading | NearMiss {
+  const { value, roles } = here;
+  const last = roles
+    .slice(-2)
+    .map((r) => r.kind)
+    .join();
+  if (last !== 'query,key' && last !== 'key,query')
+    return { nearMiss: `the scores ${describe(value.node)} are not one product of queries and keys a head` };
+  const [left, right] = value.node.operands.map((x, i): Located => {
+    const lead =
+      alignedRoles(roles.slice(0, -2), value.type.dims.slice(0, -2), x.type.dims.slice(0, -2)) ?? [];
+    return {
+      value: x,
+      roles: i === 0 ? [...lead, roles.at(-2)!, FEATURE] : [...lead, FEATURE, roles.at(-1)!],
+    };
+  }) as [Located, Located];
+  const q = source(last === 'query,key' ? left : right);
+  const k = source(last === 'query,key' ? right : left);
+  const inner = scale * q.scale * k.scale;
+  return {
+    q: q.here,
+    k: k.here,
+    v: unmoved(v),
+    scale: softcap === undefined ? inner : softcap * inner,
+    softcap,
+    mask,
+    bias,
+  };
+}
+
+/** Where an operand of the scores comes from, through moves and scalings. */
+function source(start: Located): Scaled {
+  let [here, scale]: [Located, number] = [start, 1];
+  for (;;) {
+    const less = unscaled(here);
+    const next = less?.here ?? throughMove(here);
+    if (next === undefined) return { here, scale };
+    scale *= less?.scale ?? 1;
+    here = next;
+  }
+}
+
+/** Where a value comes from, through moves. */
+function unmoved(start: Located): Located {
+  let here = start;
+  for (let next = throughMove(here); next !== undefined; next = throughMove(here)) here = next;
+  return here;
+}
