@@ -48,7 +48,29 @@ export function solveWith(
 ): Solution {
   const start = performance.now();
   checkBatch(lengths, model);
-  const { shapes, moves = 0, cutShort = false } = find();
+  return finish(solver, lengths, model, find(), start);
+}
+
+/** `solveWith` for a solver that waits for other threads. */
+export async function solveLater(
+  solver: string,
+  lengths: readonly number[],
+  model: CostModel,
+  find: () => Promise<Found>,
+): Promise<Solution> {
+  const start = performance.now();
+  checkBatch(lengths, model);
+  return finish(solver, lengths, model, await find(), start);
+}
+
+function finish(
+  solver: string,
+  lengths: readonly number[],
+  model: CostModel,
+  found: Found,
+  start: number,
+): Solution {
+  const { shapes, moves = 0, cutShort = false } = found;
   const plan = arrange(withEmpty(shapes, lengths, model), model);
   return {
     solver,

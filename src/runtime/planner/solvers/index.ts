@@ -1,9 +1,10 @@
 import { UserError } from '../../../errors.js';
 import type { Solver } from '../solver.js';
+import { flexSpSolver } from './flexsp.js';
 import { adaptiveSolver, staticSolver } from './homogeneous.js';
 import { ithacaSolver } from './ithaca.js';
 
-export const SOLVERS: readonly Solver[] = [ithacaSolver, staticSolver, adaptiveSolver];
+export const SOLVERS: readonly Solver[] = [ithacaSolver, staticSolver, adaptiveSolver, flexSpSolver];
 
 /** @throws UserError listing what there is */
 export function findSolver(name: string): Solver {
