@@ -1,45 +1,18 @@
 import { z } from 'zod';
 import { rebuildNode } from '../ir/build.js';
-import { topologicalOrder, type Graph, type Node, type Value } from '../ir/graph.js';
+import { topologicalOrder, type Node, type Value } from '../ir/graph.js';
 import type { OpName } from '../ir/ops/index.js';
+import { descendants, forwardNodes } from './dataflow.js';
+import { isElementwise } from './match.js';
 import { definePass } from './pass.js';
 
-/** Ops whose results cost less to compute again than to keep: one pass over their operands. */
-const CHEAP: ReadonlySet<string> = new Set<OpName>([
-  'neg',
-  'exp',
-  'log',
-  'sqrt',
-  'reciprocal',
-  'tanh',
-  'sigmoid',
-  'sin',
-  'cos',
-  'erf',
-  'relu',
-  'abs',
-  'not',
-  'cast',
-  'add',
-  'sub',
-  'mul',
-  'div',
-  'pow',
-  'maximum',
-  'minimum',
-  'equal',
-  'less',
-  'less_equal',
-  'and',
-  'or',
-  'where',
+/** Ops that cost less to run again than their results to keep: one pass over their operands. */
+const MOVES_OR_NORMS: ReadonlySet<string> = new Set<OpName>([
   'reshape',
   'transpose',
   'slice',
   'concat',
   'broadcast',
-  'gelu',
-  'silu',
   'rms_norm',
   'layer_norm',
 ]);
@@ -49,24 +22,8 @@ type Policy = (node: Node) => boolean;
 
 const POLICIES = {
   none: () => false,
-  cheap: (node) => CHEAP.has(node.op),
+  cheap: (node) => isElementwise(node) || MOVES_OR_NORMS.has(node.op),
 } as const satisfies Record<string, Policy>;
-
-/** Nodes the loss needs: the forward pass. */
-function forwardNodes(graph: Graph, order: readonly Node[]): Set<Node> {
-  const found = new Set(graph.outputs.filter((o) => !o.name.includes('/')).map((o) => o.value.node));
-  for (const node of [...order].reverse())
-    if (found.has(node)) for (const v of node.operands) found.add(v.node);
-  return found;
-}
-
-/** Nodes that depend on a parameter; tables made from positions alone are shared by all layers and kept. */
-function parametric(order: readonly Node[]): Set<Node> {
-  const found = new Set<Node>();
-  for (const node of order)
-    if (node.attrs['role'] === 'parameter' || node.operands.some((v) => found.has(v.node))) found.add(node);
-  return found;
-}
 
 /**
  * Forward values that the backward can compute again from what it keeps anyway: nothing is kept for the sake
@@ -76,12 +33,13 @@ function recomputable(order: readonly Node[], forward: ReadonlySet<Node>, policy
   const kept = new Set<Value>();
   for (const node of order)
     if (!forward.has(node)) for (const v of node.operands) if (forward.has(v.node)) kept.add(v);
-  const withParameters = parametric(order);
+  // Tables made from positions alone are shared by all layers: they stay.
+  const parametric = descendants(order, (node) => node.attrs['role'] === 'parameter');
   const found = new Set<Value>();
   const available = (v: Value): boolean =>
     found.has(v) || kept.has(v) || v.node.op === 'input' || v.node.op === 'constant';
   for (const node of order)
-    if (forward.has(node) && withParameters.has(node) && policy(node) && node.operands.every(available))
+    if (forward.has(node) && parametric.has(node) && policy(node) && node.operands.every(available))
       for (const result of node.results) found.add(result);
   return found;
 }

@@ -2,34 +2,13 @@ import { z } from 'zod';
 import { isCollective } from '../ir/op.js';
 import { opDef } from '../ir/ops/index.js';
 import { topologicalOrder, usersOf, type Graph, type Node } from '../ir/graph.js';
+import { descendants, forwardNodes } from './dataflow.js';
 import { definePass } from './pass.js';
 
 /** Ops that are instructions of their own; what stands between them is compute and goes into segments. */
 const STANDALONE = new Set(['attention', 'attention_vjp', 'tiled', 'shard']);
 
 export const isInstruction = (node: Node): boolean => STANDALONE.has(node.op) || isCollective(opDef(node.op));
-
-/** Nodes from which data (tokens and what follows from them) can be reached backwards. */
-function dataDependent(order: readonly Node[]): Set<Node> {
-  const found = new Set<Node>();
-  for (const node of order) {
-    const isData = node.op === 'input' && node.attrs['role'] !== 'parameter';
-    if (isData || node.operands.some((v) => found.has(v.node))) found.add(node);
-  }
-  return found;
-}
-
-/** Nodes that the given outputs need. */
-function ancestors(order: readonly Node[], roots: ReadonlySet<Node>): Set<Node> {
-  const found = new Set(roots);
-  for (const node of [...order].reverse())
-    if (found.has(node)) for (const v of node.operands) found.add(v.node);
-  return found;
-}
-
-/** Loss and count, and every standalone op they need: the forward pass. */
-const forwardRoots = (graph: Graph): Set<Node> =>
-  new Set(graph.outputs.filter((o) => !o.name.includes('/')).map((o) => o.value.node));
 
 /**
  * Levels: compute nodes of level n stand before the standalone instructions of level n, which stand before
@@ -40,8 +19,9 @@ const forwardRoots = (graph: Graph): Set<Node> =>
  */
 function levelsOf(graph: Graph, order: readonly Node[]): Map<Node, number> {
   const users = usersOf(graph);
-  const data = dataDependent(order);
-  const forward = ancestors(order, forwardRoots(graph));
+  // What is made from parameters alone is not data.
+  const data = descendants(order, (node) => node.op === 'input' && node.attrs['role'] !== 'parameter');
+  const forward = forwardNodes(graph, order);
   const level = new Map<Node, number>();
   for (const node of order) {
     const after = node.operands.map((v) => level.get(v.node)! + (isInstruction(v.node) ? 1 : 0));

@@ -12,6 +12,7 @@ import type { Lane, MicroBatchPlan } from '../../src/runtime/session/plan.js';
 import { TrainingSession, type GradientMetrics } from '../../src/runtime/session/session.js';
 import {
   loadOracle,
+  ORACLE_MODELS,
   modelFolder,
   oracleGradientError,
   targetsOf,
@@ -20,22 +21,6 @@ import {
 } from '../support/oracle.js';
 import { gradientError } from '../support/tiny.js';
 
-const MODELS = [
-  'llama',
-  'gpt2',
-  'gpt2-ts',
-  'gpt2-hf',
-  'llama-ts',
-  'llama-hf',
-  'llama-ids',
-  'llama-packed',
-  'llama-opset23',
-  'llama-opset23-ops',
-  'llama-opset23-nopos',
-  'qwen3',
-  'mistral',
-  'bert',
-];
 const CONFIG = { optimizer: { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 0 } };
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'ithaca-oracle-'));
@@ -97,7 +82,7 @@ const gradientsOf = (
   plan: readonly MicroBatchPlan[],
 ): Promise<GradientMetrics> => withSession(pkg, ranks, (session) => session.gradients(plan));
 
-describe.each(MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
+describe.each(ORACLE_MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
   let oracle: Oracle;
   let pkg: Package;
 

@@ -4,29 +4,13 @@ import type { Tensor } from '../../src/ir/op.js';
 import { lowered, rowOf, weightsOf } from '../support/lowered.js';
 import {
   loadOracle,
+  ORACLE_MODELS,
   modelFolder,
   oracleGradientError,
   type Oracle,
   type OracleDocument,
 } from '../support/oracle.js';
 import { gradientError, runLanes, type Lane } from '../support/tiny.js';
-
-const MODELS = [
-  'llama',
-  'gpt2',
-  'gpt2-ts',
-  'gpt2-hf',
-  'llama-ts',
-  'llama-hf',
-  'llama-ids',
-  'llama-packed',
-  'llama-opset23',
-  'llama-opset23-ops',
-  'llama-opset23-nopos',
-  'qwen3',
-  'mistral',
-  'bert',
-];
 
 /** Mean-loss gradients by initialiser, and the loss, of the train program on the reference executor. */
 function gradients(
@@ -44,7 +28,7 @@ function gradients(
   return { loss: out.get('loss_sum')![0]! / Math.max(count, 1), grads };
 }
 
-describe.each(MODELS)('%s against PyTorch', (name) => {
+describe.each(ORACLE_MODELS)('%s against PyTorch', (name) => {
   const folder = modelFolder(name);
   let oracle: Oracle;
   let model: Lowered;

@@ -3,6 +3,24 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { SafetensorsReader } from '../../src/files/safetensors.js';
 
+/** Models in test/models whose oracle is of the kind ithaca trains. */
+export const ORACLE_MODELS = [
+  'llama',
+  'gpt2',
+  'gpt2-ts',
+  'gpt2-hf',
+  'llama-ts',
+  'llama-hf',
+  'llama-ids',
+  'llama-packed',
+  'llama-opset23',
+  'llama-opset23-ops',
+  'llama-opset23-nopos',
+  'qwen3',
+  'mistral',
+  'bert',
+];
+
 /** Folder of a model in test/models, wherever the compiled tests run. */
 export const modelFolder = (name: string): string =>
   path.join(
