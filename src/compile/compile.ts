@@ -12,6 +12,7 @@ import { tensorType } from '../ir/type.js';
 import type { Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
 import type { Program } from '../package/program.js';
 import { startIndexGenerator } from '../package/index-generator.js';
+import type { Trace } from '../package/trace.js';
 import { writePackage } from '../package/write.js';
 import { gradientName } from '../passes/autodiff.js';
 import { emitProgram, type SegmentFiles } from '../passes/emit/program.js';
@@ -22,6 +23,7 @@ import { buildUpdate } from '../passes/zero.js';
 import { reportPage } from '../report/report.js';
 import { VERSION } from '../version.js';
 import { costOf, type ProgramCost } from './cost.js';
+import { traceRecorder } from './trace.js';
 
 export interface CompileOptions {
   readonly config: Config;
@@ -45,6 +47,7 @@ export interface CompileResult {
 /** Everything of a package but its files on disk. */
 export interface Lowered extends CompileResult {
   readonly files: SegmentFiles;
+  readonly trace: Trace;
 }
 
 /** Compiles `model.onnx` into the package directory `out`. Throws `UserError` for what the model does not allow. */
@@ -70,6 +73,7 @@ export async function compileModel(
         sourceModel: modelPath,
         cost,
         report: reportOf(lowered),
+        trace: lowered.trace,
         index: generator.generate({ manifest, programs }),
       },
       { replace: options.replace },
@@ -97,13 +101,17 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   const records: PassRecord[] = [];
   const notes = [...imported.notes];
   const recognized = new Map<string, number>();
+  const recorder = traceRecorder();
+  recorder.record('front', 'import', undefined, imported.graph);
   const runner = (
+    pipeline: string,
     graph: Graph,
     entries: Parameters<typeof stepsOf>[0],
     given: readonly Invariant[],
   ): { graph: Graph; holds: Invariant[] } => {
     const result = runPasses(graph, stepsOf(entries, options.config.passes), {
       given,
+      observe: (pass, before, after) => recorder.record(pipeline, pass, before, after),
       ...(options.reproducer === undefined ? {} : { reproducer: options.reproducer }),
     });
     records.push(...result.records);
@@ -112,14 +120,14 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     return { graph: result.graph, holds: [...result.holds] };
   };
   options.onStage?.('recognize');
-  const front = runner(imported.graph, FRONT, ['unplaced']);
+  const front = runner('front', imported.graph, FRONT, ['unplaced']);
   options.onStage?.('transform');
-  const train = runner(front.graph, PIPELINES.train, front.holds).graph;
-  const evaluation = runner(front.graph, PIPELINES.eval, front.holds).graph;
+  const train = runner('train', front.graph, PIPELINES.train, front.holds).graph;
+  const evaluation = runner('eval', front.graph, PIPELINES.eval, front.holds).graph;
   const trained = imported.parameters.filter((p) =>
     train.outputs.some((o) => o.name === gradientName(p.name)),
   );
-  const update = runner(updateGraph(trained, options.config), PIPELINES.update, ['placed']).graph;
+  const update = runner('update', updateGraph(trained, options.config), PIPELINES.update, ['placed']).graph;
   options.onStage?.('emit');
   const graphs = new Map<ProgramName, Graph>([
     ['train', { ...train, name: 'train' }],
@@ -143,7 +151,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     recognized,
     config: options.config,
   });
-  return { manifest, cost, programs, graphs, passes: records, files };
+  return { manifest, cost, programs, graphs, passes: records, files, trace: recorder.trace() };
 }
 
 function updateGraph(trained: readonly ParameterInfo[], config: Config): Graph {

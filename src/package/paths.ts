@@ -8,6 +8,7 @@ export const WEIGHTS = 'weights/weights.safetensors';
 export const INDEX = 'index.ts';
 export const COST = 'cost.json';
 export const REPORT = 'report.html';
+export const TRACE = 'trace.json';
 export const programJson = (name: string): string => `programs/${name}/program.json`;
 export const programText = (name: string): string => `programs/${name}/program.ir`;
 

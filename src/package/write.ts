@@ -18,9 +18,11 @@ import {
   programJson,
   programText,
   REPORT,
+  TRACE,
   WEIGHTS,
 } from './paths.js';
 import { programSchema, type Program } from './program.js';
+import { traceSchema, type Trace } from './trace.js';
 
 /** What a package is made of. The same contents give the same bytes. */
 export interface PackageContents {
@@ -34,6 +36,8 @@ export interface PackageContents {
   readonly cost: object;
   /** A page for people: what was recognised and placed, and what it costs. */
   readonly report: string;
+  /** What each pass did to which node. */
+  readonly trace: Trace;
   /** Text of `index.ts`, where it is being generated already. */
   readonly index?: Promise<string>;
   /** Parameters whose weight is of kind `safetensors`. */
@@ -67,6 +71,7 @@ export async function writePackage(
     }
     if (contents.weights !== undefined) await writer.safetensors(contents.weights);
     await writer.write(REPORT, contents.report);
+    await writer.write(TRACE, traceText(contents.trace));
     await writer.write(COST, `${JSON.stringify(contents.cost, undefined, 2)}\n`);
     await writer.write(
       INDEX,
@@ -170,6 +175,19 @@ async function* readChunks(source: string): AsyncGenerator<Buffer> {
   } catch (error) {
     throw explainReadError(error, source);
   }
+}
+
+/** JSON with one pass a line. */
+function traceText(trace: Trace): string {
+  const { pipelines, ...tables } = traceSchema.parse(trace);
+  const lines = pipelines.map(({ name, passes }) => {
+    const own = passes.map((pass) => `\n      ${JSON.stringify(pass)}`).join(',');
+    return `\n    {"name": ${JSON.stringify(name)}, "passes": [${own}\n    ]}`;
+  });
+  const fields = Object.entries(tables).map(
+    ([key, value]) => `  ${JSON.stringify(key)}: ${JSON.stringify(value)}`,
+  );
+  return `{\n${[...fields, `  "pipelines": [${lines.join(',')}\n  ]`].join(',\n')}\n}\n`;
 }
 
 /** JSON with one buffer, segment or instruction a line, so that two programs can be compared with diff. */

@@ -31,6 +31,8 @@ export interface PipelineOptions {
   readonly given: readonly Invariant[];
   /** Called with the text before and after each pass. */
   readonly dump?: (pass: string, before: string, after: string) => void;
+  /** Called with the graph before and after each pass. */
+  readonly observe?: (pass: string, before: Graph, after: Graph) => void;
   /** Where the reproducer goes when a pass fails: a golden test with its RUN line. */
   readonly reproducer?: string;
 }
@@ -82,6 +84,7 @@ export function runPasses(start: Graph, steps: readonly Step[], options: Pipelin
       options: parsed as Record<string, unknown>,
       ms: performance.now() - started,
     });
+    options.observe?.(pass.name, before, graph);
     if (options.dump !== undefined) options.dump(pass.name, printGraph(before), printGraph(graph));
   }
   return { graph, holds, records, notes, counts };

@@ -96,7 +96,8 @@ export interface SegmentData {
   readonly calls: readonly number[];
 }
 
-const MAX_ATTRS = 200;
+/** Longest attributes, names and labels that are shown. */
+const MAX_TEXT = 240;
 
 export function reportData(source: ReportSource): ReportData {
   const strings = new Strings();
@@ -256,15 +257,15 @@ function describeNode(
   return {
     n: nodeName(node, names),
     op: strings.index(node.op),
-    loc: strings.index(node.loc ?? ''),
+    loc: strings.index(shorten(node.loc ?? '')),
     t: node.results.map((v) => strings.index(printType(v.type))),
-    a: node.operands.map((v) => names.get(v)!),
+    a: node.operands.map((v) => shorten(names.get(v)!)),
     ...(attrs === '' ? {} : { attrs: strings.index(shorten(attrs)) }),
     ...(flops === '0' ? {} : { flops: strings.index(flops) }),
   };
 }
 
-const shorten = (text: string): string => (text.length > MAX_ATTRS ? `${text.slice(0, MAX_ATTRS)}…` : text);
+const shorten = (text: string): string => (text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text);
 
 function memoryOf(name: string, program: Program, flops: string, strings: Strings): MemoryData {
   const { buffers, instructions, labels } = program;
@@ -272,7 +273,7 @@ function memoryOf(name: string, program: Program, flops: string, strings: String
   const loss = program.outputs.find((output) => output.name === 'loss_sum');
   return {
     name,
-    labels: labels.map((label) => strings.index(label)),
+    labels: labels.map((label) => strings.index(shorten(label))),
     kinds: instructions.map((i) => strings.index(i.kind === 'collective' ? i.op : i.kind)),
     loss: loss === undefined || loss.buffer < 0 ? instructions.length : buffers[loss.buffer]!.first,
     arena: {

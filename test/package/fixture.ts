@@ -181,5 +181,6 @@ export function makeContents(changes: Partial<Omit<Manifest, 'files'>> = {}): Pa
     sourceModel: MODEL_FILE,
     cost: { flops: 1 },
     report: '<!doctype html>\n',
+    trace: { version: 1, locs: [], nodes: [], pipelines: [] },
   };
 }

@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { exchangesOf } from '../../src/cli/exchanges.js';
 import { localBytes as bytesInIr, type RankBinding } from '../../src/ir/placement.js';

@@ -110,6 +110,7 @@ export async function writeGraph(
     sourceModel: source,
     cost: {},
     report: '<!doctype html>\n',
+    trace: { version: 1, locs: [], nodes: [], pipelines: [] },
     weights: inputs.map((v) => ({
       name: inputName(v),
       dtype: 'F32',
