@@ -17,9 +17,9 @@ export interface RaceOptions {
 
 /** `[round]`: how many searches go on, the share of the budget each gets, temperatures in shares of the step. */
 const ROUNDS = [
-  { searches: 8, share: 0.04, hot: 0.004, cold: 0.0008 },
-  { searches: 4, share: 0.07, hot: 0.002, cold: 0.0003 },
-  { searches: 1, share: 0.4, hot: 0.001, cold: 0.00001 },
+  { searches: 8, share: 0.04, hot: 0.003, cold: 0.0003 },
+  { searches: 3, share: 0.1, hot: 0.001, cold: 0.0001 },
+  { searches: 1, share: 0.38, hot: 0.0005, cold: 0.00001 },
 ] as const;
 
 /** Successive halving: many first plans are improved a little, the best of them more, the best one most. */

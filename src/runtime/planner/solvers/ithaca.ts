@@ -57,7 +57,7 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
 }
 
 /** Enough for about 0.1 s at 512 sequences on 64 ranks. */
-const defaultMoves = (items: number): number => Math.max(16_384, Math.min(120_000, 64 * items));
+const defaultMoves = (items: number): number => Math.max(40_000, Math.min(120_000, 64 * items));
 
 /** Plans of one degree, best first. */
 function homogeneousStarts(tables: DegreeTables, items: Items): readonly Start[] {
