@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
-import type { ParameterEntry } from '../package/manifest.js';
+import type { Manifest, ParameterEntry } from '../package/manifest.js';
+import type { Package } from '../package/read.js';
 import type { Exchange } from './exchanges.js';
 import { recognizedText } from './compile.js';
-import type { Report } from './inspect-report.js';
+import type { GroupSize, Report } from './inspect-report.js';
 import { jsonOption, positive } from './options.js';
 import {
   foldNotes,
@@ -21,6 +22,7 @@ interface InspectOptions {
   readonly tokens?: number;
   readonly degree?: number;
   readonly all?: boolean;
+  readonly html?: string;
   readonly json?: boolean;
 }
 
@@ -46,6 +48,7 @@ export function declareInspect(program: Command): void {
       positive,
     )
     .option('--all', 'list every parameter and every exchange')
+    .option('--html <file>', 'write one self-contained page instead: layers, placements, exchanges, memory')
     .addOption(jsonOption('everything'))
     .addHelpText(
       'after',
@@ -56,20 +59,36 @@ FLOPs are those of a whole group. S is the number of its tokens; A_causal, A_ful
 Examples:
   $ ithaca inspect llama.ithaca
   $ ithaca inspect llama.ithaca --tokens 100000 --degree 8
+  $ ithaca inspect llama.ithaca --html llama.html
   $ ithaca inspect llama.ithaca --json | jq .exchanges.forward`,
     )
     .action(async (directory: string, options: InspectOptions) => {
       const { openPackage } = await import('../package/read.js');
       const { reportOn } = await import('./inspect-report.js');
       const pkg = await openPackage(directory);
-      const { maxDocument, maxDegree } = pkg.manifest;
-      const report = reportOn(pkg, {
-        tokens: options.tokens ?? Math.min(DEFAULT_TOKENS, maxDocument?.tokens ?? DEFAULT_TOKENS),
-        degree: options.degree ?? Math.min(DEFAULT_DEGREE, maxDegree),
-      });
+      if (options.html !== undefined) return writePage(pkg, options.html, options.json === true);
+      const report = reportOn(pkg, groupOf(pkg.manifest, options));
       if (options.json === true) printJson(report);
       else show(report, options.all === true);
     });
+}
+
+/** The group that costs are given for: what was asked, or one that every model allows. */
+export const groupOf = (
+  { maxDocument, maxDegree }: Manifest,
+  { tokens, degree }: { readonly tokens?: number; readonly degree?: number },
+): GroupSize => ({
+  tokens: tokens ?? Math.min(DEFAULT_TOKENS, maxDocument?.tokens ?? DEFAULT_TOKENS),
+  degree: degree ?? Math.min(DEFAULT_DEGREE, maxDegree),
+});
+
+async function writePage(pkg: Package, file: string, json: boolean): Promise<void> {
+  const { reportOfPackage } = await import('../report/report.js');
+  const { writeFileAtomic } = await import('../files/atomic.js');
+  const page = Buffer.from(reportOfPackage(pkg));
+  await writeFileAtomic(file, (handle) => handle.writeFile(page));
+  if (json) printJson({ html: file, bytes: page.length });
+  else print(`${shown(file)} written, ${formatBytes(page.length)}`);
 }
 
 function show(report: Report, all: boolean): void {

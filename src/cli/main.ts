@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { VERSION } from '../version.js';
 import { declareCompile } from './compile.js';
 import { declareEval } from './eval.js';
+import { declareExplain } from './explain.js';
 import { declareExport } from './export.js';
 import { declareGrad } from './grad.js';
 import { declareInspect } from './inspect.js';
@@ -14,6 +15,7 @@ import { declareVerify } from './verify.js';
 const declarations = [
   { name: 'compile', declare: declareCompile },
   { name: 'inspect', declare: declareInspect },
+  { name: 'explain', declare: declareExplain },
   { name: 'verify', declare: declareVerify },
   { name: 'train', declare: declareTrain },
   { name: 'export', declare: declareExport },

@@ -8,6 +8,7 @@ import type { Instruction, Program } from '../package/program.js';
 import { instructionsOf } from './align.js';
 import { whyCollective } from './exchange.js';
 import { flopsOf } from './flops.js';
+import { repeatedNodes } from './repeated.js';
 import { sectionsOf, type Section } from './layers.js';
 
 /** A program, and the graph of its text. */
@@ -62,6 +63,8 @@ export interface NodeData {
   readonly flops?: number;
   /** Instruction; −1 for a constant. */
   readonly i: number;
+  /** A forward node that the backward computes again. */
+  readonly again?: true;
   /** Of a collective: why it is there, and the types of what travels. */
   readonly why?: number;
   readonly from?: readonly number[];
@@ -227,9 +230,11 @@ function describer(graph: Graph, program: Program, strings: Strings): (node: Nod
   const instructions = instructionsOf(graph, program);
   const users = usersOf(graph);
   const names = nameValues(graph);
+  const repeated = repeatedNodes(topologicalOrder(graph));
   return (node) => ({
     ...describeNode(node, names, strings),
     i: instructions.get(node) ?? -1,
+    ...(repeated.has(node) && node.op !== 'constant' ? { again: true as const } : {}),
     ...(isCollective(opDef(node.op)) || node.op === 'shard'
       ? {
           why: strings.index(whyCollective(node, users.get(node) ?? [])),

@@ -84,7 +84,9 @@ describe('writePackage', () => {
       'programs/eval/program.json',
       'programs/train/program.ir',
       'programs/train/program.json',
+      'report.html',
       SEGMENT_FILE,
+      'trace.json',
     ]);
     for (const [name, { program }] of contents.programs) expect(opened.program(name)).toEqual(program);
     expect(readFileSync(opened.file('model/model.onnx')).equals(readFileSync(MODEL_FILE))).toBe(true);

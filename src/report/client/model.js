@@ -185,7 +185,12 @@ function opRows(node) {
     'tr',
     {},
     h('td', { class: 'value' }, node.n),
-    h('td', { class: 'op' }, h('b', {}, text(node.op))),
+    h(
+      'td',
+      { class: 'op' },
+      h('b', {}, text(node.op)),
+      node.again === true ? [h('em', { title: 'computed again rather than kept' }, ' again')] : [],
+    ),
     h('td', { class: 'types' }, ...node.t.map((type) => typeChip(text(type)))),
     h(
       'td',
