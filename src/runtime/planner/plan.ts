@@ -69,3 +69,18 @@ export function planTimes(plan: StepPlan, lengths: readonly number[], model: Cos
     idle: offered === 0 ? 0 : 1 - busy / offered,
   };
 }
+
+/**
+ * A plan by the lengths its groups hold, as `[microBatch][group]`: what programs that know nothing of ranks read.
+ * Groups without sequences are left out.
+ */
+export function planByLengths(
+  plan: StepPlan,
+  lengths: readonly number[],
+): readonly (readonly { readonly degree: number; readonly lengths: readonly number[] }[])[] {
+  return plan.microBatches.map(({ groups }) =>
+    groups
+      .filter((group) => group.sequences.length > 0)
+      .map(({ degree, sequences }) => ({ degree, lengths: sequences.map((index) => lengths[index]!) })),
+  );
+}

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { checkPlan } from '../../../src/runtime/planner/check.js';
 import type { PlannedGroup, StepPlan } from '../../../src/runtime/planner/plan.js';
-import { planTimes } from '../../../src/runtime/planner/plan.js';
+import { planByLengths, planTimes } from '../../../src/runtime/planner/plan.js';
 import { flexSpModel } from './models.js';
 
 const model = flexSpModel(16, { tokensPerRank: 100 });
@@ -65,6 +65,15 @@ describe('the checker', () => {
         model,
       ),
     ).toHaveLength(100);
+  });
+});
+
+describe('a plan by lengths', () => {
+  it('leaves waiting groups out', () => {
+    expect(planByLengths(plan([group(0, 8, [0, 2]), group(8, 8)], [group(0, 16, [1])]), lengths)).toEqual([
+      [{ degree: 8, lengths: [150, 60] }],
+      [{ degree: 16, lengths: [90] }],
+    ]);
   });
 });
 

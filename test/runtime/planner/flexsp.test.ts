@@ -24,7 +24,7 @@ describe('FlexSP’s formulation', () => {
         expect(checkPlan(plan, batch, model)).toEqual([]);
         expect(times.stepMs).toBeCloseTo(shortestStepMs(batch, model), 2);
       }),
-      { numRuns: 15 },
+      { numRuns: 6 },
     );
   });
 

@@ -41,7 +41,7 @@ describe('every solver', () => {
         for (const { times } of others)
           expect(ours.times.stepMs).toBeLessThanOrEqual(times.stepMs * (1 + 1e-9));
       }),
-      { numRuns: 150 },
+      { numRuns: 80 },
     );
   });
 

@@ -37,26 +37,37 @@ export function packWithin(
   );
   const alone = new Float64Array(size.length);
   const left: number[] = [];
-  let [used, previous] = [0, -1];
+  let used = 0;
+  let previous = -1;
   for (const item of list) {
-    const [s, p] = [items.tokens[item]!, items.pairs[item]!];
+    const s = items.tokens[item]!;
+    const p = items.pairs[item]!;
     if (s !== previous)
       for (let k = 0; k < alone.length; k++) alone[k] = s > capacity[k]! ? Infinity : loadMs(tables, k, s, p);
     previous = s;
-    let [fresh, freshCost] = [-1, Infinity];
+    let fresh = -1;
+    let freshCost = Infinity;
     for (let k = 0; k < alone.length; k++)
-      if (alone[k]! <= limitMs && used + size[k]! <= ranks && size[k]! * alone[k]! < freshCost)
-        [fresh, freshCost] = [k, size[k]! * alone[k]!];
-    let [bestColumn, best, bestCost] = [-1, -1, fillFirst ? Infinity : freshCost * (1 + 1e-9)];
+      if (alone[k]! <= limitMs && used + size[k]! <= ranks && size[k]! * alone[k]! < freshCost) {
+        fresh = k;
+        freshCost = size[k]! * alone[k]!;
+      }
+    let bestColumn = -1;
+    let best = -1;
+    let bestCost = fillFirst ? Infinity : freshCost * (1 + 1e-9);
     for (let k = 0; k < alone.length; k++) {
       if (alone[k]! > limitMs) continue;
       const at = shelves[k]!.find(s, p);
       if (at < 0) continue;
       const cost = size[k]! * shelves[k]!.increase(at, s, p);
-      if (cost < bestCost) [bestColumn, best, bestCost] = [k, at, cost];
+      if (cost >= bestCost) continue;
+      bestColumn = k;
+      best = at;
+      bestCost = cost;
     }
     if (best < 0 && fresh >= 0) {
-      [bestColumn, best] = [fresh, shelves[fresh]!.open()];
+      bestColumn = fresh;
+      best = shelves[fresh]!.open();
       used += size[fresh]!;
     }
     if (best >= 0) shelves[bestColumn]!.add(best, item, s, p);

@@ -12,14 +12,15 @@ export interface Taste {
 
 /**
  * Puts an item where it lengthens its micro-batch least, then where it costs least rank-time.
- * @param skip slots that are left out, by stamp
  * @returns the slot, or −1 if memory allows none
  */
 export function insertBest(state: SearchState, item: number, taste: Taste, random: () => number): number {
   const { tables, items, members, makespan } = state;
   const { size, capacity, msPerToken, msPerPair, exchangeMs, exchangeMsPerToken, overlap, ranks } = tables;
-  const [s, p] = [items.tokens[item]!, items.pairs[item]!];
-  let [best, bestScore] = [-1, Infinity];
+  const s = items.tokens[item]!;
+  const p = items.pairs[item]!;
+  let best = -1;
+  let bestScore = Infinity;
   for (let m = 0; m < members.length; m++) {
     const slots = members[m]!;
     const limit = makespan[m]!;

@@ -12,9 +12,13 @@ const pick = (random: Random, bound: number): number => random() % bound;
 
 /** Slot of the slowest group. */
 function slowest(state: SearchState, microBatch: number): number {
-  let [best, most] = [-1, -1];
+  let best = -1;
+  let most = -1;
   for (const slot of state.members[microBatch]!)
-    if (state.ms[slot]! > most) [best, most] = [slot, state.ms[slot]!];
+    if (state.ms[slot]! > most) {
+      best = slot;
+      most = state.ms[slot]!;
+    }
   return best;
 }
 

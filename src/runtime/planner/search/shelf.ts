@@ -28,8 +28,9 @@ export function createShelf(
   smallest: number,
 ): Shelf {
   const capacity = tables.capacity[column]!;
-  const linear = tables.overlap[column] === 0;
-  const perToken = tables.msPerToken[column]! + tables.exchangeMsPerToken[column]!;
+  const shown = 1 - tables.overlap[column]!;
+  const computePerToken = tables.msPerToken[column]!;
+  const exchangePerToken = tables.exchangeMsPerToken[column]!;
   const perPair = tables.msPerPair[column]!;
   const tokens = new Float64Array(most);
   const pairs = new Float64Array(most);
@@ -52,8 +53,10 @@ export function createShelf(
 
   return {
     find(s, p) {
-      // Where exchanges hide behind compute an item may add less than its own time.
-      const least = linear ? perToken * s + perPair * p : 0;
+      // Either compute or exchange is the shorter, of which overlap hides a share: the item adds no less than this.
+      const compute = computePerToken * s + perPair * p;
+      const exchange = exchangePerToken * s;
+      const least = Math.min(compute + shown * exchange, exchange + shown * compute);
       for (let at = upper(limitMs - least + 1e-9 * limitMs, 0) - 1; at >= 0; at--) {
         const g = order[at]!;
         if (tokens[g]! + s > capacity) continue;
