@@ -36,7 +36,9 @@ function distances(attrs: Attrs, shape: readonly number[]): Float64Array {
   return Float64Array.from({ length: shape.reduce((product, n) => product * n, 1) }, (_, at) => {
     const j = at % tokens;
     const distance = attrs['of'] === 'end' ? j - tokens + 1 : between(Math.floor(at / tokens) % tokens, j);
-    return Number(attrs['factor']) * distance;
+    const factors = attrs['factors'] as readonly number[];
+    const rows = attrs['of'] === 'end' ? 1 : tokens;
+    return factors[Math.floor(at / (rows * tokens)) % factors.length]! * distance;
   });
 }
 

@@ -21,6 +21,12 @@ import { defineOp, tensor } from './define.js';
 /** What a query may see, inside its document: everything, what is not later, or at most `window` back. */
 export type MaskKind = 'full' | 'causal' | 'window';
 
+/**
+ * What is added to a score at or below this hides its key: e^−9000 is 0 in float32 and in float64, and no other score is
+ * as far away. Exporters use −10000 (−9984 in bfloat16), −65504, −1e9, the lowest float and −∞.
+ */
+export const HIDDEN_SCORE = -9000;
+
 /** Whether query i sees key j of the same document. `window` w: i − w < j ≤ i. */
 export const visible = (attrs: Attrs, i: number, j: number): boolean =>
   attrs['mask'] === 'full' || (j <= i && (attrs['mask'] === 'causal' || j > i - numberAttr(attrs, 'window')));

@@ -1,7 +1,8 @@
 import { inputName, numbersAttr, type Value } from '../../ir/graph.js';
 import { stridesOf } from '../../ir/ops/define.js';
+import { constantOf } from '../../ir/size.js';
 import { operandOf, uniformOf } from '../match.js';
-import { throughElementwise, throughMove, type Located } from './roles.js';
+import { throughElementwise, throughMove, type Located, type Role } from './roles.js';
 
 /** One number a query head. */
 type PerHead = readonly number[];
@@ -54,11 +55,10 @@ export function linearOf(here: Located, heads: number): Linear | undefined {
   if (numbers !== undefined) return of({ constant: numbers });
   const { op, attrs, operands } = value.node;
   if (op === 'input') {
-    const found = positionsRead(here);
+    const found = positionsRead(here, heads);
     if (found === undefined) return undefined;
-    const all = Array.from({ length: heads }, () => found.factor);
-    if (found.of === 'key') return of({ key: all });
-    return found.of === 'query' ? of({}) : of({ away: all });
+    if (found.of === 'key') return of({ key: found.factors });
+    return found.of === 'query' ? of({}) : of({ away: found.factors });
   }
   const inner = (operand: Value): Linear | undefined => {
     const located = throughElementwise(here, operand, 'heads and tokens');
@@ -94,34 +94,45 @@ function product(op: 'mul' | 'div', [a, b]: readonly (Linear | undefined)[]): Li
 }
 
 /** The numbers of a constant that differs by head only. */
-function perHead({ value: { node, type }, roles }: Located, heads: number): PerHead | undefined {
+function perHead({ value: { node }, roles }: Located, heads: number): PerHead | undefined {
   if (node.op !== 'constant' || roles.some((role) => role.kind !== 'head' && role.kind !== 'unit'))
     return undefined;
-  const shape = numbersAttr(node.attrs, 'shape');
-  const [data, strides] = [numbersAttr(node.attrs, 'data'), stridesOf(shape)];
-  if (type.dims.length !== shape.length) return undefined;
+  return byHead(numbersAttr(node.attrs, 'data'), numbersAttr(node.attrs, 'shape'), roles, heads);
+}
+
+/** Elements of a row-major tensor of heads, one a query head. */
+function byHead(
+  data: readonly number[],
+  shape: readonly number[],
+  roles: readonly Role[],
+  heads: number,
+): PerHead {
+  const strides = stridesOf(shape);
   return Array.from({ length: heads }, (_, h) => {
-    const at = roles.reduce(
-      (index, role, d) =>
-        index + (role.kind === 'head' ? (Math.floor(h / role.stride) % shape[d]!) * strides[d]! : 0),
-      0,
-    );
-    return data[at]!;
+    const at = (role: Role, d: number): number =>
+      role.kind === 'head' ? (Math.floor(h / role.stride) % shape[d]!) * strides[d]! : 0;
+    return data[roles.slice(0, shape.length).reduce((index, role, d) => index + at(role, d), 0)]!;
   });
 }
 
 /** Which position an input numbers: the row's `positions`, or a function of row and column the importer found. */
-function positionsRead({
-  value,
-  roles,
-}: Located): { of: 'key' | 'query' | 'away'; factor: number } | undefined {
-  const kinds = roles.filter((role) => role.kind !== 'unit').map((role) => role.kind);
+function positionsRead(
+  { value, roles }: Located,
+  heads: number,
+): { of: 'key' | 'query' | 'away'; factors: PerHead } | undefined {
+  const kinds = roles.flatMap(({ kind }) =>
+    kind === 'key' || kind === 'query' || kind === 'feature' ? [kind] : [],
+  );
+  const along = kinds.length === 1 && kinds[0] !== 'feature' ? kinds[0] : undefined;
   const { attrs } = value.node;
-  const along = kinds.length === 1 && (kinds[0] === 'key' || kinds[0] === 'query') ? kinds[0] : undefined;
-  if (inputName(value) === 'positions') return along && { of: along, factor: 1 };
+  if (inputName(value) === 'positions')
+    return along && { of: along, factors: Array.from({ length: heads }, () => 1) };
   if (attrs['form'] !== 'mask' || attrs['kind'] !== 'distance') return undefined;
-  const factor = Number(attrs['factor']);
-  if (attrs['of'] === 'end') return along && { of: along, factor };
+  const leading = value.type.dims
+    .slice(0, attrs['of'] === 'end' ? -1 : -2)
+    .map((d) => constantOf(d.size) ?? 1);
+  const factors = byHead(numbersAttr(attrs, 'factors'), leading, roles, heads);
+  if (attrs['of'] === 'end') return along && { of: along, factors };
   if (kinds.join() !== 'query,key') return undefined;
-  return { of: attrs['of'] === 'absolute' ? 'away' : 'key', factor };
+  return { of: attrs['of'] === 'absolute' ? 'away' : 'key', factors };
 }

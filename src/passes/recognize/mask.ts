@@ -1,6 +1,6 @@
 import { invariant } from '../../errors.js';
 import { inputName, type Value } from '../../ir/graph.js';
-import type { MaskKind } from '../../ir/ops/attention.js';
+import { HIDDEN_SCORE, type MaskKind } from '../../ir/ops/attention.js';
 import { eitherOrder, operandOf, operandsOf, uniformOf } from '../match.js';
 import { describe, isNearMiss, type NearMiss } from './rule.js';
 import { throughElementwise, throughMove, type Located } from './roles.js';
@@ -13,10 +13,7 @@ export interface Mask {
 
 export const FULL: Mask = { kind: 'full' };
 
-/** At or below this an addend hides a key: e^−10000 is 0 in float32 and float64. */
-const HIDDEN = -1e4;
-
-export const hides = (value: Value): boolean => (uniformOf(value) ?? 0) <= HIDDEN;
+export const hides = (value: Value): boolean => (uniformOf(value) ?? 0) <= HIDDEN_SCORE;
 
 /** What both masks let through. */
 export function bothMasks(a: Mask, b: Mask): Mask {

@@ -34,8 +34,8 @@ describe('masks', () => {
     expect(fitsForm({ kind: 'mask', mask: 'causal', additive: false }, window(17), 17)).toBe(false);
   });
 
-  test('additive masks of −∞ and of the lowest float', () => {
-    for (const low of [-Infinity, -3.4028234663852886e38])
+  test('additive masks of −∞, of the lowest float, of what else exporters take for it', () => {
+    for (const low of [-Infinity, -3.4028234663852886e38, -1e9, -65504, -10000, -9984])
       expect(
         deriveForm(
           additiveFacts,
@@ -50,10 +50,23 @@ describe('masks', () => {
     expect(
       deriveForm(
         additiveFacts,
-        additive(5, (i, j) => (j <= i ? 0 : -10000)),
+        additive(5, (i, j) => (j <= i ? 0 : -1000)),
         5,
       ),
     ).toBeUndefined();
+  });
+
+  test('a mask that is true where a key is hidden', () => {
+    const hidden = mask(9, (i, j) => !(j <= i && j > i - 4));
+    const form = deriveForm(maskFacts, hidden, 9)!;
+    expect(form).toEqual({ kind: 'mask', mask: 'window', window: 4, additive: false, inverted: true });
+    expect(
+      fitsForm(
+        form,
+        mask(9, (i, j) => j <= i),
+        9,
+      ),
+    ).toBe(false);
   });
 
   test('everything seen is a constant; other patterns are nothing', () => {
@@ -105,10 +118,44 @@ describe('masks', () => {
 
 describe('positions', () => {
   test('with an offset, over one dim', () => {
-    expect(deriveForm(rowFacts, row([0, 1, 2, 3]), 4)).toEqual({ kind: 'iota', offset: 0 });
-    expect(deriveForm(rowFacts, row([2, 3, 4, 5]), 4)).toEqual({ kind: 'iota', offset: 2 });
-    expect(deriveForm(rowFacts, row([0, 2, 4, 6]), 4)).toBeUndefined();
-    expect(deriveForm(rowFacts, row([3, 2, 1, 0]), 4)).toBeUndefined();
+    expect(deriveForm(rowFacts, row([0, 1, 2, 3]), 4)).toEqual({ kind: 'iota', offset: 0, inner: 1 });
+    expect(deriveForm(rowFacts, row([2, 3, 4, 5]), 4)).toEqual({ kind: 'iota', offset: 2, inner: 1 });
+    expect(deriveForm(rowFacts, row([0, 2, 5, 6]), 4)).toBeUndefined();
     expect(deriveForm(rowFacts, row([7, 7, 7, 7]), 4)).toEqual({ kind: 'fill', value: 7 });
+  });
+});
+
+describe('distances', () => {
+  const heads = { dtype: 'f32', dims: [constantSize(2), tokens, tokens] } as const;
+  const perHead = (n: number, value: (h: number, i: number, j: number) => number): TensorValue => ({
+    dtype: 'f32',
+    dims: [2, n, n],
+    data: Float32Array.from({ length: 2 * n * n }, (_, k) =>
+      value(Math.floor(k / n / n), Math.floor(k / n) % n, k % n),
+    ),
+  });
+
+  test('of query and key, times a number for each head', () => {
+    const absolute = (n: number) => perHead(n, (h, i, j) => -Math.abs(i - j) / (h + 2) + h);
+    const form = deriveForm(heads, absolute(6), 6)!;
+    expect(form).toMatchObject({ kind: 'distance', of: 'absolute', offsets: [0, 1] });
+    expect(fitsForm(form, absolute(11), 11)).toBe(true);
+    const signed = perHead(6, (h, i, j) => (h - 2) * (j - i));
+    expect(deriveForm(heads, signed, 6)).toMatchObject({ of: 'signed', factors: [-2, -1] });
+    expect(fitsForm(form, signed, 6)).toBe(false);
+    expect(
+      deriveForm(
+        heads,
+        perHead(6, (h, i, j) => (h + 1) * i * j),
+        6,
+      ),
+    ).toBeUndefined();
+  });
+
+  test('to the last token; positions are none', () => {
+    const form = deriveForm(rowFacts, row([-6, -4, -2, 0]), 4)!;
+    expect(form).toEqual({ kind: 'distance', of: 'end', factors: [2], offsets: [0] });
+    expect(fitsForm(form, row([-4, -2, 0]), 3)).toBe(true);
+    expect(fitsForm(deriveForm(rowFacts, row([0, 2, 4, 6]), 4)!, row([0, 2, 4]), 3)).toBe(false);
   });
 });

@@ -131,6 +131,49 @@ describe('masks', () => {
     }
   });
 
+  test('a condition that is true where a key is hidden', async () => {
+    const nodes = withMask(['Greater', 'column row', 'later']).filter(([, , out]) => out !== 'bias');
+    const imported = await importCase({
+      nodes: nodes.map((n) => (n[2] === 'masked' ? ['Where', 'later low scores', 'masked'] : n)),
+    });
+    expect(masksOf(imported)).toEqual(['mask:causal:bool#0']);
+  });
+
+  test('a table of slopes times distances, cut at its end, bounds the length', async () => {
+    const table = floatsOf('table', [2, 1, 32], (i) => ((i % 32) - 31) / 2 ** (1 + Math.floor(i / 32)));
+    const nodes: readonly NodeText[] = [
+      ...PRELUDE,
+      ['Sub', 'rows length', 'from'],
+      ['Max', 'from zero', 'clipped'],
+      ['Reshape', 'clipped minus', 'first'],
+      ['Slice', 'table first far axis2', 'bias'],
+      ['Transpose', 'x', 'xt', {}],
+      ['MatMul', 'x xt', 'scores'],
+      ['Add', 'scores bias', 'biased'],
+      ['LessOrEqual', 'column row', 'mask'],
+      ['Where', 'mask biased low', 'masked'],
+      ['Softmax', 'masked', 'weights', { axis: -1 }],
+      ['MatMul', 'weights x', 'mixed'],
+      ['ReduceSum', 'mixed axis0', 'summed'],
+      ['MatMul', 'summed head', 'logits'],
+    ];
+    const imported = await importCase({
+      nodes,
+      tables: [
+        table,
+        ints('rows', [32], true),
+        ints('minus', [-1]),
+        ints('far', [2 ** 53]),
+        ints('axis2', [2]),
+      ],
+    });
+    expect(masksOf(imported)).toEqual(['distance:end#0', 'mask:causal:bool#1']);
+    expect(imported.graph.inputs.find((v) => inputName(v) === 'distance:end#0')!.node.attrs).toMatchObject({
+      factors: [0.5, 0.25],
+    });
+    expect(imported.maxPositions).toBe(32);
+  });
+
   test.each([16, 100, 4096])('a window of %i is not causal', async (c) => {
     const imported = await importCase({ nodes: withMask(...WINDOW), c });
     expect(masksOf(imported)).toEqual([`mask:window:${c}:additive#0`]);

@@ -73,6 +73,24 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
     ['Gather', 'x last', 'g', { axis: -1 }],
     ['Unsqueeze', 'g two', 'y'],
   ],
+  'gather features by constant indices': [
+    ['Transpose', 'x', 't', { perm: [2, 0, 1] }],
+    ['Unsqueeze', 'columns one', 'c'],
+    ['GatherND', 't c', 'g'],
+    ['Transpose', 'g', 'y', { perm: [1, 2, 0] }],
+  ],
+  'gather rows of a table': [
+    ['Unsqueeze', 'positions two', 'p'],
+    ['GatherND', 'cos p', 'g'],
+    ['Concat', 'x g', 'y', { axis: 2 }],
+  ],
+  'gather elements at positions': [
+    ['Unsqueeze', 'sin zero', 's'],
+    ['Unsqueeze', 'positions two', 'p'],
+    ['Expand', 'p pair', 'e'],
+    ['GatherElements', 's e', 'g', { axis: 1 }],
+    ['Concat', 'x g', 'y', { axis: 2 }],
+  ],
   tile: [['Tile', 'x repeats', 'y']],
   flatten: [
     ['Flatten', 'x', 'f', { axis: 2 }],
@@ -196,6 +214,7 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         ints('three_five', [3, 5]),
         ints('columns', [6, 7, 0, -2]),
         ints('repeats', [1, 1, 3]),
+        ints('pair', [1, 1, 2]),
         ints('heads', [0, -1, 2, 4]),
         ints('back', [0, -1, WIDTH]),
       ],

@@ -1,10 +1,12 @@
 /** The forward pass: shape, element type and kind of every value that the logits depend on. */
 import { UserError } from '../../../errors.js';
+import { HIDDEN_SCORE } from '../../ops/attention.js';
 import { constantOf, constantSize, type Size } from '../../size.js';
 import { constantTensor } from '../attribute.js';
 import { isFloat } from '../dtype.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
 import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from './context.js';
+import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
 import { onnxOp } from './ops/index.js';
 
@@ -173,7 +175,12 @@ function storedFacts(stored: OnnxInitializer): ValueFacts {
   const { dtype } = stored;
   const dims = stored.dims.map(constantSize);
   const ints = knownElements(stored);
-  const weights = ints === undefined && isFloat(dtype) && stored.elementCount > 1 && !isMaskTable(stored);
+  const weights =
+    ints === undefined &&
+    isFloat(dtype) &&
+    stored.elementCount > 1 &&
+    !isMaskTable(stored) &&
+    !isDistanceTable(stored);
   return { dtype, dims, ints, data: false, fixed: true, weights, node: undefined, input: undefined, stored };
 }
 
@@ -189,13 +196,28 @@ function knownElements(stored: OnnxInitializer): readonly Size[] | undefined {
     : undefined;
 }
 
-/** Values of an additive mask that stand for −∞. */
-export const BLOCKED = -1e30;
 const MASK_TABLE_BYTES = 64 * 1024 * 1024;
+
+const DISTANCE_TABLE_BYTES = 4 * 1024 * 1024;
+
+/** A stored float table whose rows are arithmetic progressions: a bias by distance, ready made. */
+function isDistanceTable(stored: OnnxInitializer): boolean {
+  const columns = stored.dims.at(-1) ?? 0;
+  if (
+    stored.dims.length < 2 ||
+    columns < 8 ||
+    stored.dtype !== 'f32' ||
+    stored.bytes > DISTANCE_TABLE_BYTES ||
+    !stored.isPresent()
+  )
+    return false;
+  const head = new Float32Array(Uint8Array.from(stored.readRange(0, 8 * 4)).buffer);
+  return isLinearTable(head, 8) && isLinearTable(stored.read().toFloat32(), columns);
+}
 
 /**
  * A stored float mask: square in its last dims, of at least two different values, all of them 0, 1 or at
- * most −1e30. No weight looks like that, so its values may be taken as constants.
+ * most −9000. No weight looks like that, so its values may be taken as constants.
  */
 function isMaskTable(stored: OnnxInitializer): boolean {
   const [rows, columns] = stored.dims.slice(-2);
@@ -207,7 +229,7 @@ function isMaskTable(stored: OnnxInitializer): boolean {
     !stored.isPresent()
   )
     return false;
-  const fits = (value: number): boolean => value === 0 || value === 1 || value <= BLOCKED;
+  const fits = (value: number): boolean => value === 0 || value === 1 || value <= HIDDEN_SCORE;
   const head = stored.readRange(0, Math.min(stored.bytes, 256));
   if (!new Float32Array(Uint8Array.from(head).buffer).every(fits)) return false;
   const values = stored.read().toFloat32();

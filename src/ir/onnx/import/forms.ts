@@ -3,33 +3,49 @@
  * A form is derived from the value at one length and must then hold, element by element, at all others.
  */
 import type { TensorValue } from '../model.js';
-import { BLOCKED, type ValueFacts } from './classify.js';
+import { HIDDEN_SCORE } from '../../ops/attention.js';
+import { constantOf } from '../../size.js';
+import type { ValueFacts } from './classify.js';
+import { deriveDistance, fitsDistance, numbersOf, type DistanceForm, type Numbers } from './distance.js';
 import { isOne, isTokens } from './shapes.js';
 
 export type Form =
   /** Every element is `value`. */
   | { readonly kind: 'fill'; readonly value: number }
-  /** Element t of the one dim that is S is t + offset. */
-  | { readonly kind: 'iota'; readonly offset: number }
+  /** Element t of the one dim that is S is t + offset, whatever the other dims, `inner` elements of them after it. */
+  | { readonly kind: 'iota'; readonly offset: number; readonly inner: number }
   /**
    * Over two dims of S, queries then keys: key j is seen by query i when j ≤ i (causal), or i − window < j ≤ i.
-   * Seen is true, or 0 where additive; unseen is false, or ≤ −1e30.
+   * Seen is true (false where inverted), or 0 where additive; unseen is the other, or ≤ −9000.
    */
-  | { readonly kind: 'mask'; readonly mask: 'causal'; readonly additive: boolean }
-  | { readonly kind: 'mask'; readonly mask: 'window'; readonly window: number; readonly additive: boolean };
+  | MaskForm
+  | DistanceForm;
+
+/** `inverted`: a boolean mask that is true where a key is not seen. */
+export type MaskForm = { readonly kind: 'mask'; readonly additive: boolean; readonly inverted?: true } & (
+  { readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number }
+);
 
 /** Which forms a value can have by its type alone. */
 interface Layout {
+  /** Number of dims that are S; −1 where another depends on it. */
   readonly lengths: number;
+  /** Elements of the dims after the last that is S. */
+  readonly inner: number;
+  /** All other dims are 1. */
+  readonly plain: boolean;
   readonly additive: boolean;
   readonly masks: boolean;
 }
 
 function layoutOf(facts: Pick<ValueFacts, 'dtype' | 'dims'>): Layout {
-  const lengths = facts.dims.filter(isTokens).length;
-  const plain = facts.dims.every((size) => isTokens(size) || isOne(size));
+  const { dims } = facts;
+  const known = dims.every((size) => isTokens(size) || constantOf(size) !== undefined);
+  const after = dims.slice(dims.findLastIndex(isTokens) + 1);
   return {
-    lengths: plain ? lengths : -1,
+    lengths: known ? dims.filter(isTokens).length : -1,
+    inner: after.reduce((product, size) => product * (constantOf(size) ?? 1), 1),
+    plain: dims.every((size) => isTokens(size) || isOne(size)),
     additive: facts.dtype !== 'bool',
     masks: facts.dtype === 'bool' || facts.dtype === 'f32' || facts.dtype === 'f64',
   };
@@ -49,24 +65,26 @@ export function deriveForm(
   if (data.length === 0) return undefined;
   const [first, layout] = [Number(data[0]), layoutOf(facts)];
   const candidates: Form[] = [{ kind: 'fill', value: first }];
-  if (layout.lengths === 1 && facts.dtype !== 'bool') candidates.push({ kind: 'iota', offset: first });
-  if (layout.lengths === 2 && layout.masks) {
+  if (layout.lengths === 1 && facts.dtype !== 'bool')
+    candidates.push({ kind: 'iota', offset: first, inner: layout.inner });
+  if (layout.lengths === 2 && layout.plain && layout.masks) {
     const last = ((rows?.length ?? n) - 1) * n;
-    let seen = 0;
-    while (seen < n && isSeen(Number(data[last + n - 1 - seen]), layout.additive) === true) seen++;
     const { additive } = layout;
-    candidates.push(
-      seen === n
-        ? { kind: 'mask', mask: 'causal', additive }
-        : { kind: 'mask', mask: 'window', window: seen, additive },
-    );
+    const inverted = !additive && Number(data[last + n - 1]) === 0;
+    let seen = 0;
+    while (seen < n && isSeen(Number(data[last + n - 1 - seen]), additive) === !inverted) seen++;
+    const common = { kind: 'mask', additive, ...(inverted ? { inverted } : {}) } as const;
+    candidates.push(seen === n ? { ...common, mask: 'causal' } : { ...common, mask: 'window', window: seen });
   }
+  const distance =
+    layout.additive && layout.inner === 1 ? deriveDistance(layout.lengths, value, n, rows) : undefined;
+  if (distance !== undefined) candidates.push(distance);
   return candidates.find((form) => fitsForm(form, value, n, rows));
 }
 
 const isSeen = (element: number, additive: boolean): boolean | undefined => {
   if (!additive) return element !== 0;
-  return element === 0 ? true : element <= BLOCKED ? false : undefined;
+  return element === 0 ? true : element <= HIDDEN_SCORE ? false : undefined;
 };
 
 /** Whether a value, or the given rows of a mask, is of a form at length `n`. */
@@ -78,37 +96,47 @@ export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: re
     return true;
   }
   if (form.kind === 'iota') {
-    if (elements.length !== n || !Number.isSafeInteger(form.offset)) return false;
-    return elements.every((element: number, i: number) => element === i + form.offset);
+    const { inner, offset } = form;
+    if (elements.length % (n * inner) !== 0 || !Number.isSafeInteger(offset)) return false;
+    return elements.every((element: number, i: number) => element === (Math.floor(i / inner) % n) + offset);
   }
+  if (form.kind === 'distance') return fitsDistance(form, elements, n, rows);
   const window = form.mask === 'window' ? form.window : n;
+  const inverted = form.inverted === true;
   const count = rows?.length ?? n;
   if (elements.length !== count * n || window < 1) return false;
   for (let r = 0; r < count; r++) {
     const i = rows === undefined ? r : rows[r]!;
     const [first, at] = [Math.max(0, i - window + 1), r * n];
     const fits =
-      allBlocked(elements, at, at + first, form.additive) &&
-      allSeen(elements, at + first, at + i + 1, form.additive) &&
-      allBlocked(elements, at + i + 1, at + n, form.additive);
+      allBlocked(elements, at, at + first, form.additive, inverted) &&
+      allSeen(elements, at + first, at + i + 1, form.additive, inverted) &&
+      allBlocked(elements, at + i + 1, at + n, form.additive, inverted);
     if (!fits) return false;
   }
   return true;
 }
 
-type Numbers = Exclude<TensorValue['data'], BigInt64Array | BigUint64Array>;
-
-const numbersOf = (data: TensorValue['data']): Numbers =>
-  data instanceof BigInt64Array || data instanceof BigUint64Array ? Float64Array.from(data, Number) : data;
-
-function allSeen(elements: Numbers, start: number, end: number, additive: boolean): boolean {
-  for (let at = start; at < end; at++) if ((elements[at] === 0) !== additive) return false;
+function allSeen(
+  elements: Numbers,
+  start: number,
+  end: number,
+  additive: boolean,
+  inverted: boolean,
+): boolean {
+  for (let at = start; at < end; at++) if ((elements[at] === 0) !== (additive || inverted)) return false;
   return true;
 }
 
-function allBlocked(elements: Numbers, start: number, end: number, additive: boolean): boolean {
+function allBlocked(
+  elements: Numbers,
+  start: number,
+  end: number,
+  additive: boolean,
+  inverted: boolean,
+): boolean {
   for (let at = start; at < end; at++)
-    if (additive ? !(elements[at]! <= BLOCKED) : elements[at] !== 0) return false;
+    if (additive ? !(elements[at]! <= HIDDEN_SCORE) : (elements[at] !== 0) !== inverted) return false;
   return true;
 }
 
@@ -122,6 +150,8 @@ export function formText(form: Form): string {
       return form.offset === 0 ? 'positions' : `positions + ${form.offset}`;
     case 'mask':
       return form.mask === 'causal' ? 'a causal mask' : `a causal mask of window ${form.window}`;
+    case 'distance':
+      return form.of === 'end' ? 'the distance to the last token' : 'the distance of query and key';
   }
 }
 
@@ -137,7 +167,8 @@ export function missText(
   const layout = layoutOf(facts);
   if (layout.lengths === 1)
     return `at length ${n} its elements are ${sample(data)}, neither constant nor positions`;
-  if (layout.lengths !== 2 || !layout.masks) return `at length ${n} its elements are ${sample(data)}`;
+  if (layout.lengths !== 2 || !layout.plain || !layout.masks)
+    return `at length ${n} its elements are ${sample(data)}`;
   for (let i = 0; i < n; i++)
     for (let j = 0; j < n; j++) {
       const seen = isSeen(Number(data[i * n + j]), layout.additive);

@@ -59,7 +59,7 @@ export async function recognizer(classified: Classified): Promise<Recognizer> {
       const input = facts.input;
       if (input !== undefined) {
         const form: Form =
-          input.role === 'positions' ? { kind: 'iota', offset: 0 } : { kind: 'fill', value: 1 };
+          input.role === 'positions' ? { kind: 'iota', offset: 0, inner: 1 } : { kind: 'fill', value: 1 };
         return { kind: 'form', form, provenLength: undefined };
       }
       const value = small.get(largest)?.get(name);
@@ -180,7 +180,7 @@ async function prove(
     const top = (await evaluator.run(last)).get(name)!;
     const form = far ?? deriveForm(facts, top, last);
     if (form === undefined) return missText(facts, top, last);
-    if (!sameForm(form, hint) && form.kind !== 'mask')
+    if (!sameForm(form, hint) && form.kind !== 'mask' && form.kind !== 'distance')
       return `it is ${formText(hint)} at few tokens, ${formText(form)} at ${last}`;
     // The longest comes at the end: what does not fit is refused before it costs.
     const tried = uniform ? lengths : [...lengths, most];

@@ -113,8 +113,9 @@ function clamp(bound: Size, dim: Size): { at: Size; fits?: number } | undefined 
   const value = constantOf(bound);
   if (value !== undefined && value >= FAR) return { at: dim };
   if (value !== undefined && value <= -FAR) return { at: zero };
-  const negative = value === undefined ? atLeast(constantSize(-1), bound) : value < 0;
-  if (!negative && !atLeast(bound, zero)) return undefined;
+  const short = (constantOf(addSizes(bound, tokens)) ?? 0) >= 1;
+  const negative = value === undefined ? !short && atLeast(constantSize(-1), bound) : value < 0;
+  if (!negative && !short && !atLeast(bound, zero)) return undefined;
   const at = negative ? addSizes(bound, dim) : bound;
   if (atLeast(zero, at)) return { at: zero };
   if (atLeast(at, dim)) return { at: dim };
@@ -123,6 +124,10 @@ function clamp(bound: Size, dim: Size): { at: Size; fits?: number } | undefined 
   const [rows, offset] = [constantOf(dim), constantOf(subSizes(at, tokens))];
   if (rows !== undefined && offset !== undefined && offset >= -1 && rows - offset >= 1)
     return { at, fits: rows - offset };
+  // The last S − c rows of such a table: exact while S ≤ c.
+  const fromEnd = constantOf(addSizes(at, tokens));
+  if (rows !== undefined && fromEnd !== undefined && fromEnd >= 1 && fromEnd <= rows)
+    return { at, fits: fromEnd };
   // A constant cut of a dim that grows with S: exact once S is large enough only.
   return undefined;
 }

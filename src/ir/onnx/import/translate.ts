@@ -7,11 +7,12 @@ import { tensorType } from '../../type.js';
 import type { OnnxNode } from '../model.js';
 import { contextOf, type Classified, type ValueFacts } from './classify.js';
 import { irDtype, nodeText, shapeAttribute, type TranslateContext } from './context.js';
-import type { Form } from './forms.js';
+import type { DistanceForm } from './distance.js';
+import type { Form, MaskForm } from './forms.js';
 import { onnxOp } from './ops/index.js';
 import type { Decision } from './parameters.js';
 import type { ImportPlan, Leaf } from './plan.js';
-import { numericDims, printDims, sameDims, tokens, type Dims } from './shapes.js';
+import { isTokens, numericDims, one, printDims, sameDims, tokens, type Dims } from './shapes.js';
 
 /** Constants of this many elements or fewer stand in the graph itself. */
 const MAX_INLINE = 16;
@@ -191,7 +192,11 @@ function storedValue(state: Translation, name: string, facts: ValueFacts): Value
 function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
   const build = builderAt(facts.node?.name);
   const dtype = irDtype(facts.dtype);
-  if (form.kind === 'mask') return maskInput(state, form, facts.dims);
+  if (form.kind === 'mask') {
+    const mask = maskInput(state, form, facts.dims);
+    return form.inverted === true ? build.one('not', [mask]) : mask;
+  }
+  if (form.kind === 'distance') return distanceInput(state, form, facts);
   if (form.kind === 'fill') {
     const scalar = build.one('constant', [], { dtype, shape: [], data: [form.value] });
     return facts.dims.length === 0
@@ -201,8 +206,11 @@ function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
   const positions = state.data.get('positions')!;
   const offset = (): Value => build.one('constant', [], { dtype: 'i32', shape: [], data: [form.offset] });
   const moved = form.offset === 0 ? positions : build.one('add', [positions, offset()]);
-  const shaped =
-    facts.dims.length === 1 ? moved : build.one('reshape', [moved], { shape: shapeAttribute(facts.dims) });
+  const alone = facts.dims.map((size) => (isTokens(size) ? size : one));
+  const open = alone.length === 1 ? moved : build.one('reshape', [moved], { shape: shapeAttribute(alone) });
+  const shaped = sameDims(alone, facts.dims)
+    ? open
+    : build.one('broadcast', [open], { shape: shapeAttribute(facts.dims), axes: [] });
   return dtype === 'i32' ? shaped : build.one('cast', [shaped], { to: dtype });
 }
 
@@ -210,7 +218,7 @@ function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
  * The input that stands for a recognised mask until attention is: one for each kind, shape and element type.
  * Its attributes say what it is; `recognize` consumes it, it is never fed.
  */
-function maskInput(state: Translation, form: Form & { kind: 'mask' }, dims: Dims): Value {
+function maskInput(state: Translation, form: MaskForm, dims: Dims): Value {
   const window = form.mask === 'window' ? `:${form.window}` : '';
   const stem = `mask:${form.mask}${window}:${form.additive ? 'additive' : 'bool'}`;
   const key = `${stem} ${printDims(dims)}`;
@@ -222,6 +230,22 @@ function maskInput(state: Translation, form: Form & { kind: 'mask' }, dims: Dims
     kind: form.mask,
     ...(form.mask === 'window' ? { window: form.window } : {}),
     additive: form.additive,
+  });
+  state.masks.set(key, value);
+  return value;
+}
+
+/** The input that stands for a multiple of the distance between tokens until attention takes it; like a mask. */
+function distanceInput(state: Translation, form: DistanceForm, { dims, dtype }: ValueFacts): Value {
+  const stem = `distance:${form.of}`;
+  const key = `${stem} ${printDims(dims)} ${dtype} ${form.factors.join()}`;
+  const known = state.masks.get(key);
+  if (known !== undefined) return known;
+  const value = makeInput(`${stem}#${state.masks.size}`, 'data', tensorType(irDtype(dtype), dims), {
+    form: 'mask',
+    kind: 'distance',
+    of: form.of,
+    factors: [...form.factors],
   });
   state.masks.set(key, value);
   return value;

@@ -22,7 +22,17 @@ import {
   type Shaped,
   type TranslateContext,
 } from '../context.js';
-import { broadcastSizes, compareEqual, compareLess, numericDims, one, sameDims, zero } from '../shapes.js';
+import {
+  atLeast,
+  broadcastSizes,
+  compareEqual,
+  compareLess,
+  numericDims,
+  one,
+  sameDims,
+  tokens,
+  zero,
+} from '../shapes.js';
 import type { Value } from '../../../graph.js';
 
 type Fold = (...elements: readonly Size[]) => Size | undefined;
@@ -87,10 +97,12 @@ const binary = (op: string, fn?: Fold, dtype = first): OnnxOp => ({
 /** Understood in index arithmetic only. */
 const indexOnly = (fn?: Fold, dtype = first): OnnxOp => ({ infer: inferElementwise(dtype, fn) });
 
-const variadic = (op: string, fn: Fold): OnnxOp => ({
-  infer: inferElementwise(first, (...all) =>
-    all.slice(1).reduce<Size | undefined>((a, b) => a && fn(a, b), all[0]),
-  ),
+/** `fn` may decide for S up to a limit only, which it passes on. */
+const variadic = (op: string, fn: (ctx: OpContext, a: Size, b: Size) => Size | undefined): OnnxOp => ({
+  infer: (ctx) =>
+    inferElementwise(first, (...all) =>
+      all.slice(1).reduce<Size | undefined>((a, b) => a && fn(ctx, a, b!), all[0]),
+    )(ctx),
   translate: (ctx) => {
     const values = ctx.operands.map((_, i) => ctx.value(i));
     return [values.slice(1).reduce((a, b) => ctx.build.one(op, [a, b]), values[0]!)];
@@ -245,13 +257,25 @@ const either = (a: Size, b: Size): boolean | undefined => {
 const negated = (value: boolean | undefined): boolean | undefined =>
   value === undefined ? undefined : !value;
 
-const larger: Fold = (a, b) => {
-  const less = compareLess(a!, b!);
-  return less === undefined ? undefined : less ? b : a;
-};
-const smaller: Fold = (a, b) => {
-  const less = compareLess(b!, a!);
-  return less === undefined ? undefined : less ? b : a;
+/** The larger of two; where only S decides, the one that is for short documents, which are then all there may be. */
+function larger(ctx: OpContext, a: Size, b: Size): Size | undefined {
+  if (atLeast(a, b)) return a;
+  if (atLeast(b, a)) return b;
+  for (const [x, y] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    const most = constantOf(addSizes(subSizes(x, y), tokens));
+    if (most === undefined || most < 1) continue;
+    ctx.limitTokens(most);
+    return x;
+  }
+  return undefined;
+}
+
+const smaller = (ctx: OpContext, a: Size, b: Size): Size | undefined => {
+  const found = larger(ctx, mulSizes(a, -1), mulSizes(b, -1));
+  return found && mulSizes(found, -1);
 };
 const remainder: Fold = (a, b) => {
   const [x, y] = [constantOf(a!), constantOf(b!)];

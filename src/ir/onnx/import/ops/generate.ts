@@ -1,7 +1,7 @@
 /** Operations that make or address values by index: understood through shapes and evaluation, not translated. */
 import { constantOf, constantSize, mulSizes, addSizes, type Size } from '../../../size.js';
 import { MAX_KNOWN, type OnnxOp, type OpContext, type Shaped } from '../context.js';
-import { elementsOf, numericDims, one, printDims, rangeCount, type Dims } from '../shapes.js';
+import { elementsOf, numericDims, rangeCount, type Dims } from '../shapes.js';
 
 const Shape: OnnxOp = {
   values: [],
@@ -61,20 +61,6 @@ const ScatterElements: OnnxOp = { infer: (ctx) => [same(ctx)] };
 /** Type and dims of the first operand. */
 const same = (ctx: OpContext): Shaped => ({ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims });
 
-const GatherND: OnnxOp = {
-  infer: (ctx) => {
-    const [x, ids] = [ctx.operand(0), ctx.operand(1)];
-    const depth = constantOf(ids.dims.at(-1) ?? one) ?? ctx.fail(`has indices of ${printDims(ids.dims)}`);
-    const batch = ctx.int('batch_dims', 0);
-    if (batch + depth > x.dims.length) ctx.fail(`addresses ${depth} of ${x.dims.length} dims`);
-    return [{ dtype: x.dtype, dims: [...ids.dims.slice(0, -1), ...x.dims.slice(batch + depth)] }];
-  },
-};
-
-const GatherElements: OnnxOp = {
-  infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(1).dims }],
-};
-
 const Pad: OnnxOp = {
   infer: (ctx) => {
     const { dtype, dims } = ctx.operand(0);
@@ -113,8 +99,6 @@ export const generateOps = {
   Trilu,
   ScatterND,
   ScatterElements,
-  GatherND,
-  GatherElements,
   Pad,
   TopK,
 } as const satisfies Record<string, OnnxOp>;

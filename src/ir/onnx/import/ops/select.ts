@@ -2,7 +2,7 @@
 import type { Value } from '../../../graph.js';
 import { constantOf, constantSize, type Size } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
-import { isTokens, sliceBounds, type SliceBounds } from '../shapes.js';
+import { isTokens, one, printDims, sameDims, sliceBounds, type Dims, type SliceBounds } from '../shapes.js';
 import { DYNAMIC_HINT, knownStrides, pick, reshapeTo } from './layout.js';
 
 interface Cut extends SliceBounds {
@@ -125,9 +125,59 @@ const Gather: OnnxOp = {
     if (at !== 0)
       ctx.fail(`gathers on axis ${at} by a computed index`, 'only tables are read at an index, on axis 0');
     if (irDtype(ids.dtype) !== 'i32') ctx.fail(`gathers by an index of type ${ids.dtype}`);
-    const [rows, offset] = [constantOf(x.dims[0]!), ctx.positionOffset(1)];
-    if (rows !== undefined && offset !== undefined) ctx.limitTokens(rows - offset);
-    return [ctx.build.one('gather', [ctx.value(0), ctx.value(1)])];
+    return [gatherRows(ctx, ctx.value(0), ctx.value(1), ctx.positionOffset(1))];
+  },
+};
+
+/** @param offset how far the ids run on from the positions, where that is what they are */
+function gatherRows(ctx: TranslateContext, table: Value, ids: Value, offset: number | undefined): Value {
+  const rows = constantOf(table.type.dims[0]!.size);
+  if (rows === undefined)
+    return ctx.fail(
+      'reads other tokens by a computed index',
+      'only tables of constant size are read at an index',
+    );
+  if (offset !== undefined) ctx.limitTokens(rows - offset);
+  return ctx.build.one('gather', [table, ids]);
+}
+
+const GatherND: OnnxOp = {
+  infer: (ctx) => {
+    const [x, ids] = [ctx.operand(0), ctx.operand(1)];
+    const depth = constantOf(ids.dims.at(-1) ?? one) ?? ctx.fail(`has indices of ${printDims(ids.dims)}`);
+    const batch = ctx.int('batch_dims', 0);
+    if (batch + depth > x.dims.length) ctx.fail(`addresses ${depth} of ${x.dims.length} dims`);
+    return [{ dtype: x.dtype, dims: [...ids.dims.slice(0, -1), ...x.dims.slice(batch + depth)] }];
+  },
+  translate: (ctx) => {
+    const [x, ids] = [ctx.operand(0), ctx.operand(1)];
+    if (ctx.int('batch_dims', 0) !== 0 || constantOf(ids.dims.at(-1)!) !== 1)
+      ctx.fail(
+        `reads ${printDims(x.dims)} at several indices at once`,
+        'only reads along one dim are supported',
+      );
+    const constants = ids.ints?.map(constantOf);
+    if (constants?.every((id) => id !== undefined) === true) return [gatherConstants(ctx, 0, constants)];
+    const flat = reshapeTo(ctx, ctx.value(1), ids.dims.slice(0, -1));
+    return [gatherRows(ctx, ctx.value(0), flat, ctx.positionOffset(1))];
+  },
+};
+
+const GatherElements: OnnxOp = {
+  infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(1).dims }],
+  translate: (ctx) => {
+    const [x, ids] = [ctx.operand(0), ctx.operand(1)];
+    const axis = ctx.axis(ctx.int('axis', 0), x.dims.length);
+    const rows = constantOf(x.dims[axis]!);
+    const others = (dims: Dims): Dims => dims.filter((_, i) => i !== axis);
+    const whole = isTokens(ids.dims[axis]!) && sameDims(others(x.dims), others(ids.dims));
+    if (ctx.positionOffset(1) !== 0 || rows === undefined || !whole)
+      ctx.fail(
+        'reads elements at computed places',
+        'data-dependent routing between tokens or features cannot be trained: use a model without it',
+      );
+    ctx.limitTokens(rows!);
+    return [rowsAtPositions(ctx, ctx.value(0), axis)];
   },
 };
 
@@ -150,4 +200,7 @@ function gatherConstants(ctx: TranslateContext, dim: number, ids: readonly numbe
   return reshapeTo(ctx, joined, ctx.results[0]!.dims);
 }
 
-export const selectOps = { Slice, Gather } as const satisfies Record<string, OnnxOp>;
+export const selectOps = { Slice, Gather, GatherND, GatherElements } as const satisfies Record<
+  string,
+  OnnxOp
+>;
