@@ -1,6 +1,6 @@
 import { invariant } from '../../../errors.js';
 import { createRandom } from '../../data/random.js';
-import type { CostModel } from '../cost.js';
+import { restrictDegrees, type CostModel } from '../cost.js';
 import { balancedPlan, packedPlan } from '../search/homogeneous.js';
 import { makeItems, type Items } from '../search/items.js';
 import { race } from '../search/race.js';
@@ -36,7 +36,7 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
   if (items.count === 0) return { shapes: [] };
   const { moves = defaultMoves(items.count) } = options;
   const simple = homogeneousStarts(tables, items);
-  const starts = moves === 0 ? [] : startPlans(tables, items);
+  const starts = moves === 0 ? [] : firstPlans(model, tables, items);
   const complete = [...starts, ...simple].filter((start) => start.left.length === 0);
   const first = complete.reduce<Start | undefined>(
     (a, b) => (a === undefined || b.ms < a.ms ? b : a),
@@ -58,6 +58,25 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
 
 /** Enough for about 0.1 s at 512 sequences on 64 ranks. */
 const defaultMoves = (items: number): number => Math.max(40_000, Math.min(120_000, 64 * items));
+
+/**
+ * First plans from all degrees, and from powers of two alone where there are others: those fill nodes without a rest,
+ * which packing by time does not see.
+ */
+function firstPlans(model: CostModel, tables: DegreeTables, items: Items): readonly Start[] {
+  const all = startPlans(tables, items);
+  const even = restrictDegrees(model, { powersOfTwo: true });
+  const widest = even.degrees.reduce((most, cost) => Math.max(most, cost.capacity), 0);
+  if (even.degrees.length === model.degrees.length || widest < items.tokens[0]!) return all;
+  const columns = even.degrees.map((cost) => model.degrees.indexOf(cost));
+  const restricted = startPlans(degreeTables(even), items).map((start): Start => ({
+    ...start,
+    microBatches: start.microBatches.map((groups) =>
+      groups.map(({ column, held }) => ({ column: columns[column]!, held })),
+    ),
+  }));
+  return [...all, ...restricted].sort((a, b) => a.left.length - b.left.length || a.ms - b.ms);
+}
 
 /** Plans of one degree, best first. */
 function homogeneousStarts(tables: DegreeTables, items: Items): readonly Start[] {
