@@ -17,8 +17,24 @@ export interface ReportProgram {
   readonly graph: Graph;
 }
 
+/** What the page tells of a manifest. */
+export type ReportManifest = Pick<
+  Manifest,
+  | 'name'
+  | 'source'
+  | 'ithaca'
+  | 'vocabulary'
+  | 'maxDegree'
+  | 'maxDocument'
+  | 'recognized'
+  | 'notes'
+  | 'passes'
+  | 'optimizer'
+  | 'parameters'
+>;
+
 export interface ReportSource {
-  readonly manifest: Omit<Manifest, 'files'>;
+  readonly manifest: ReportManifest;
   readonly programs: ReadonlyMap<string, ReportProgram>;
   /** `flops` of each program, as polynomials in S and A_…. */
   readonly flops: ReadonlyMap<string, string>;
@@ -137,7 +153,7 @@ const naturally = new Intl.Collator('en', { numeric: true });
 const byTorchName = (a: ParameterEntry, b: ParameterEntry): number =>
   naturally.compare(a.torchName ?? a.name, b.torchName ?? b.name);
 
-function modelOf(manifest: Omit<Manifest, 'files'>): object {
+function modelOf(manifest: ReportManifest): object {
   const { name, source, ithaca, vocabulary, maxDegree, maxDocument, recognized, notes, optimizer } = manifest;
   return {
     name,
@@ -166,7 +182,7 @@ function modelOf(manifest: Omit<Manifest, 'files'>): object {
 
 function sectionData(
   { graph, program }: ReportProgram,
-  manifest: Omit<Manifest, 'files'>,
+  manifest: ReportManifest,
   strings: Strings,
 ): SectionData[] {
   const describe = describer(graph, program, strings);
