@@ -6,9 +6,9 @@ import { fileURLToPath } from 'node:url';
 import { compileModel } from '../../src/compile/compile.js';
 import { parseConfig } from '../../src/config.js';
 import { openPackage, type Package } from '../../src/package/read.js';
-import { planPeak } from '../../src/runtime/memory/peak.js';
 import type { Document } from '../../src/runtime/data/document.js';
 import { TrainingSession } from '../../src/runtime/session/session.js';
+import { bindingOf, programPeak } from '../../src/train/peak.js';
 import { mebibytes, printTable } from './table.js';
 
 const self = fileURLToPath(import.meta.url);
@@ -53,11 +53,7 @@ export async function benchMemory(): Promise<void> {
     const pkg = await openPackage(out);
     const rows = [1024, 4096, 16384].map((tokens) => {
       const alone = { index: 0, degree: 1 };
-      const plan = planPeak(
-        pkg.program('train'),
-        { sp: alone, world: alone, symbols: new Map([['S', tokens]]) },
-        { longestDocument: tokens },
-      );
+      const plan = programPeak(pkg.program('train'), bindingOf(tokens, alone), tokens);
       const output = execFileSync(process.execPath, [self, out, String(tokens)], {
         encoding: 'utf8',
         stdio: ['ignore', 'pipe', 'inherit'],
