@@ -31,11 +31,13 @@ const attribute = ([name, value]: readonly [string, Attribute]): onnx.IAttribute
         ? { name, type: 2, i: value }
         : { name, type: 1, f: value };
 
-const node = ([opType, inputs, output, attributes = {}]: NodeText): onnx.INodeProto => ({
-  opType,
+/** `ms:` names an operation of ONNX Runtime's own domain. */
+const node = ([op, inputs, output, attributes = {}]: NodeText): onnx.INodeProto => ({
+  opType: op.replace('ms:', ''),
+  domain: op.startsWith('ms:') ? 'com.microsoft' : '',
   name: `n_${output}`,
   input: inputs.split(' ').map((name) => (name === '_' ? '' : name)),
-  output: output.split(' '),
+  output: output.split(' ').map((name) => (name === '_' ? '' : name)),
   attribute: Object.entries(attributes).map(attribute),
 });
 const floats = (name: string, dims: readonly number[], value: (i: number) => number): onnx.ITensorProto => ({
@@ -51,10 +53,13 @@ const ints = (name: string, values: readonly number[], scalar = false): onnx.ITe
   rawData: new Uint8Array(BigInt64Array.from(values, BigInt).buffer),
 });
 
-const causal = (n: number) =>
+const causal = (n: number, window = n) =>
   tensor(
     [1, 1, n, n],
-    Array.from({ length: n * n }, (_, k) => (k % n <= Math.floor(k / n) ? 0 : -Infinity)),
+    Array.from({ length: n * n }, (_, k) => {
+      const [i, j] = [Math.floor(k / n), k % n];
+      return j <= i && j > i - window ? 0 : -Infinity;
+    }),
   );
 
 /** Nodes from x: f32[1, S, 8] to y: f32[1, S, anything]. */
@@ -90,6 +95,68 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
     ['Expand', 'p pair', 'e'],
     ['GatherElements', 's e', 'g', { axis: 1 }],
     ['Concat', 'x g', 'y', { axis: 2 }],
+  ],
+  'ONNX Runtime: gelus': [
+    ['ms:FastGelu', 'x bias', 'a'],
+    ['ms:BiasGelu', 'a bias', 'b'],
+    ['ms:QuickGelu', 'b', 'c', { alpha: 1.5 }],
+    ['ms:Gelu', 'c', 'd'],
+    ['ms:FastGelu', 'd', 'y'],
+  ],
+  'ONNX Runtime: products': [
+    ['ms:FusedMatMul', 'x w', 'm', { transB: 1, alpha: 0.5 }],
+    ['ms:FusedMatMul', 'm x', 'n', { transA: 1 }],
+    ['MatMul', 'x n', 'y'],
+  ],
+  'ONNX Runtime: norms': [
+    ['SimplifiedLayerNormalization', 'x bias', 'a', { axis: -1, epsilon: 0.001 }],
+    ['ms:SkipSimplifiedLayerNormalization', 'x a bias', 'b _ _ s', { epsilon: 0.001 }],
+    ['ms:SkipLayerNormalization', 'b s bias bias bias', 'c _ _ t', { epsilon: 0.001 }],
+    ['ms:SkipLayerNormalization', 'c t bias', 'd', { epsilon: 0.001 }],
+    ['ms:SkipSimplifiedLayerNormalization', 'd c bias bias', 'y', { epsilon: 0.001 }],
+  ],
+  'ONNX Runtime: rotary': [
+    ['ms:RotaryEmbedding', 'x positions cos sin', 'a'],
+    ['ms:RotaryEmbedding', 'a offset cos sin', 'b', { interleaved: 1 }],
+    ['ms:RotaryEmbedding', 'b positions cos1 sin1', 'c', { num_heads: 2, rotary_embedding_dim: 2 }],
+    ['Reshape', 'c heads', 'h'],
+    ['Transpose', 'h', 't', { perm: [0, 2, 1, 3] }],
+    ['ms:RotaryEmbedding', 't positions cos sin', 'r'],
+    ['Transpose', 'r', 'u', { perm: [0, 2, 1, 3] }],
+    ['Reshape', 'u back', 'y'],
+  ],
+  'ONNX Runtime: attention': [['ms:MultiHeadAttention', 'x x x bias3', 'y', { num_heads: 2, scale: 0.3 }]],
+  'ONNX Runtime: causal attention': [
+    ['ms:MultiHeadAttention', 'x x x', 'y', { num_heads: 4, unidirectional: 1 }],
+  ],
+  'ONNX Runtime: grouped attention with rotary': [
+    ['Neg', 'x', 'n'],
+    ['Concat', 'x n x w_x', 'q', { axis: 2 }],
+    ['Concat', 'x w_x', 'kv', { axis: 2 }],
+    [
+      'ms:GroupQueryAttention',
+      'q kv kv _ _ last_key total cos8 sin8',
+      'y keys values',
+      { num_heads: 2, kv_num_heads: 1, do_rotary: 1 },
+    ],
+  ],
+  'ONNX Runtime: grouped attention, packed, in a window, capped': [
+    ['Neg', 'x', 'n'],
+    ['Concat', 'x w_x n x w_x n x x', 'qkv', { axis: 2 }],
+    [
+      'ms:GroupQueryAttention',
+      'qkv _ _ _ _ last_key total cos8 sin8',
+      'y keys values',
+      {
+        num_heads: 2,
+        kv_num_heads: 1,
+        local_window_size: 3,
+        softcap: 0.75,
+        scale: 1.25,
+        do_rotary: 1,
+        rotary_interleaved: 1,
+      },
+    ],
   ],
   tile: [['Tile', 'x repeats', 'y']],
   flatten: [
@@ -173,12 +240,23 @@ const POSITIONS: readonly NodeText[] = [
   ['Squeeze', 'length', 'count'],
   ['Range', 'z count o', 'iota'],
   ['Unsqueeze', 'iota zero', 'positions'],
+  ['Cast', 'count', 'total', { to: 6 }],
+  ['Sub', 'length one', 'key_index'],
+  ['Cast', 'key_index', 'last_key', { to: 6 }],
+];
+/** x and what it comes to under a matrix. */
+const PRELUDE: readonly NodeText[] = [
+  ['Gather', 'wte input_ids', 'x'],
+  ['MatMul', 'x w', 'w_x'],
 ];
 
 test.each(Object.entries(CASES))('%s', async (_, nodes) => {
   const bytes = onnxProto.onnx.ModelProto.encode({
     irVersion: 10,
-    opsetImport: [{ domain: '', version: 23 }],
+    opsetImport: [
+      { domain: '', version: 23 },
+      { domain: 'com.microsoft', version: 1 },
+    ],
     graph: {
       name: 'g',
       input: [
@@ -188,18 +266,18 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         },
       ],
       output: [{ name: 'y', type: { tensorType: { elemType: 1 } } }],
-      node: [...POSITIONS, ['Gather', 'wte input_ids', 'x'] as const, ...nodes].map((text) => node(text)),
+      node: [...POSITIONS, ...PRELUDE, ...nodes].map((text) => node(text)),
       initializer: [
         floats('wte', [16, WIDTH], (i) => Math.sin(i * i * 0.7)),
         floats('w', [WIDTH, WIDTH], (i) => Math.cos(i * i * 0.3)),
         floats('narrow', [WIDTH, 4], (i) => Math.cos(i * i * 0.9)),
         floats('bias', [WIDTH], (i) => Math.sin(i * 5) / 2),
         floats('half', [], () => 0.5),
-        ...[2, 1].flatMap((width) => [
-          floats(width === 2 ? 'cos' : 'cos1', [32, width], (i) =>
+        ...[2, 1, 8].flatMap((width) => [
+          floats(width === 2 ? 'cos' : `cos${width}`, [32, width], (i) =>
             Math.cos(Math.floor(i / width) / (1 + (i % width))),
           ),
-          floats(width === 2 ? 'sin' : 'sin1', [32, width], (i) =>
+          floats(width === 2 ? 'sin' : `sin${width}`, [32, width], (i) =>
             Math.sin(Math.floor(i / width) / (1 + (i % width))),
           ),
         ]),
@@ -215,6 +293,8 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         ints('columns', [6, 7, 0, -2]),
         ints('repeats', [1, 1, 3]),
         ints('pair', [1, 1, 2]),
+        ints('offset', [3]),
+        floats('bias3', [3 * WIDTH], (i) => Math.cos(i * 3) / 3),
         ints('heads', [0, -1, 2, 4]),
         ints('back', [0, -1, WIDTH]),
       ],
@@ -235,6 +315,7 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
           IDS.map((__, i) => i),
         );
       if (name === 'mask:causal:additive#0') return causal(IDS.length);
+      if (name === 'mask:window:3:additive#0') return causal(IDS.length, 3);
       const stored = model.initializers.get(name);
       return stored === undefined ? tensor([IDS.length]) : tensor(stored.dims, stored.read().toFloat32());
     },

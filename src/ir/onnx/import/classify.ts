@@ -150,7 +150,7 @@ function inferNode(
 ): readonly Shaped[] {
   const constant = constantTensor(node);
   if (constant !== undefined) return [storedFacts(constant)];
-  const op = isStandard(node) ? onnxOp(node.opType) : undefined;
+  const op = onnxOp(node);
   if (op === undefined) {
     const domain = isStandard(node) ? '' : ` of domain ${node.domain}`;
     throw new UserError(

@@ -50,8 +50,8 @@ export interface TranslateContext extends OpContext {
   readonly results: readonly Shaped[];
   /** The operand as something to add to scores: 0 where a bool mask holds, −∞ elsewhere. */
   additiveMask(index: number): Value;
-  /** An additive causal mask of these dims. */
-  causalMask(dims: Dims): Value;
+  /** An additive causal mask of these dims; `window`: of so many keys, the query's own included. */
+  causalMask(dims: Dims, window?: number): Value;
   /** Position of each token in its document: i32[S]. */
   positions(): Value;
   /** How far positions run on from 0 in an operand that was recognised as positions + offset. */

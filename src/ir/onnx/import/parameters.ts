@@ -96,12 +96,19 @@ function rolesOf(
   return roles;
 }
 
+/** Operands that are tables of cosines and sines, by operation. */
+const ROTARY_TABLES: Readonly<Record<string, readonly number[]>> = {
+  RotaryEmbedding: [1, 2, 3],
+  GroupQueryAttention: [7, 8],
+};
+
 function passed(
   role: Role,
   node: OnnxNode,
   operand: number,
   result: { data: boolean; fixed: boolean },
 ): Role {
+  if (ROTARY_TABLES[node.opType]?.includes(operand) === true) return 'table';
   if (result.data || result.fixed) return role;
   if (node.opType === 'Cos' || node.opType === 'Sin') return 'angle';
   if ((node.opType === 'Gather' || node.opType === 'Slice') && operand === 0 && role !== 'angle')

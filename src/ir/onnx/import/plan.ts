@@ -2,7 +2,7 @@
 import { UserError } from '../../../errors.js';
 import { constantOf } from '../../size.js';
 import type { OnnxNode } from '../model.js';
-import { isStandard, type Classified, type ValueFacts } from './classify.js';
+import type { Classified, ValueFacts } from './classify.js';
 import { nodeText, type OnnxOp } from './context.js';
 import { formText, type Form } from './forms.js';
 import { onnxOp } from './ops/index.js';
@@ -54,7 +54,7 @@ export async function planImport(classified: Classified, output: string): Promis
     const node = facts.node!;
     if (nodes.has(node)) continue;
     nodes.add(node);
-    const op = isStandard(node) ? onnxOp(node.opType) : undefined;
+    const op = onnxOp(node);
     if (op?.translate === undefined || isNewMatrix(classified, node, facts))
       throw untranslatable(node, name, facts, recognition);
     for (const i of valueOperands(op, node)) pending.push({ name: node.inputs[i]!, reader: node });

@@ -80,7 +80,7 @@ function translateNode(state: Translation, node: OnnxNode): void {
   const context = translateContext(state, node, results as readonly ValueFacts[]);
   let values: readonly (Value | undefined)[];
   try {
-    values = onnxOp(node.opType)!.translate!(context);
+    values = onnxOp(node)!.translate!(context);
   } catch (error) {
     if (!(error instanceof TypeMismatch)) throw error;
     const shapes = context.operands.map((operand) => `${operand.dtype}${printDims(operand.dims)}`).join(', ');
@@ -126,7 +126,14 @@ function translateContext(
       return found?.kind === 'form' && found.form.kind === 'iota' ? found.form.offset : undefined;
     },
     isData: (index: number) => facts.get(node.inputs[index]!)?.data === true,
-    causalMask: (dims: Dims) => maskInput(state, { kind: 'mask', mask: 'causal', additive: true }, dims),
+    causalMask: (dims: Dims, window?: number) => {
+      const form = { kind: 'mask', additive: true } as const;
+      return maskInput(
+        state,
+        window === undefined ? { ...form, mask: 'causal' } : { ...form, mask: 'window', window },
+        dims,
+      );
+    },
     additiveMask: (index: number) => {
       const [operand, found] = [context.operand(index), leaf(index)];
       if (irDtype(operand.dtype) !== 'bool') return value(index);

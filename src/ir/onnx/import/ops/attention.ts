@@ -10,7 +10,7 @@ import { reshapeTo } from './layout.js';
 const half = (ctx: OpContext, size: number): number =>
   size % 2 === 0 ? size / 2 : ctx.fail(`rotates ${size} elements, expected an even number`);
 
-const constantDim = (ctx: OpContext, size: Size | undefined, what: string): number =>
+export const constantDim = (ctx: OpContext, size: Size | undefined, what: string): number =>
   (size === undefined ? undefined : constantOf(size)) ??
   ctx.fail(`${what} is not constant`, 'export the model with it fixed');
 
@@ -19,37 +19,81 @@ const cut = (ctx: TranslateContext, x: Value, start: number, end: number, step =
 
 const sizesOf = (value: Value): Dims => value.type.dims.map((d) => d.size);
 
-/** cos or sin as [1, S, 1, D/2] (x is [1, S, H, D]) or [1, 1, S, D/2] (x is [1, H, S, D]). */
-function angles(ctx: TranslateContext, index: number, tokensFirst: boolean): Value {
-  const read = ctx.has(3) ? ctx.build.one('gather', [ctx.value(index), ctx.value(3)]) : ctx.value(index);
-  const [batch, tokens, width] = sizesOf(read);
-  if (batch === undefined || tokens === undefined || width === undefined)
-    return ctx.fail(`has angles of ${printDims(sizesOf(read))}, expected [batch, tokens, half]`);
-  return reshapeTo(ctx, read, tokensFirst ? [batch, tokens, one, width] : [batch, one, tokens, width]);
+/** Rows of a rotary table at ids, `offset` after the positions where that is what they are. */
+export function rowsOf(ctx: TranslateContext, table: Value, ids: Value, offset: number | undefined): Value {
+  const rows = constantOf(table.type.dims[0]!.size);
+  if (rows !== undefined && offset !== undefined) ctx.limitTokens(rows - offset);
+  return ctx.build.one('gather', [table, ids]);
+}
+
+/** Cosines and sines of each token: [1, S, D/2] or [S, D/2]. */
+interface Angles {
+  readonly cos: Value;
+  readonly sin: Value;
+}
+
+interface Rotation {
+  readonly interleaved: boolean;
+  /** Elements of a head that are rotated, the first ones. */
+  readonly width: number;
+}
+
+/** x[1, S, H, D], its pairs turned by the angles of their token. */
+export function rotate(
+  ctx: TranslateContext,
+  x: Value,
+  angles: Angles,
+  { interleaved, width }: Rotation,
+): Value {
+  const [batch, tokens, , head] = sizesOf(x);
+  const size = constantDim(ctx, head, 'the head size');
+  const middle = half(ctx, width);
+  if (width > size) ctx.fail(`rotates ${width} elements of heads of ${size}`);
+  const [cos, sin] = [angles.cos, angles.sin].map((angle) => {
+    const dims = sizesOf(angle);
+    if (dims.length > 3 || constantOf(dims.at(-1)!) !== middle)
+      ctx.fail(`has angles of ${printDims(dims)}, expected [batch, tokens, ${middle}]`);
+    return reshapeTo(ctx, angle, [batch!, tokens!, one, constantSize(middle)]);
+  }) as [Value, Value];
+  const a = interleaved ? cut(ctx, x, 0, width, 2) : cut(ctx, x, 0, middle);
+  const b = interleaved ? cut(ctx, x, 1, width, 2) : cut(ctx, x, middle, width);
+  const mul = (u: Value, v: Value): Value => ctx.build.one('mul', [u, v]);
+  const real = ctx.build.one('sub', [mul(a, cos), mul(b, sin)]);
+  const imaginary = ctx.build.one('add', [mul(a, sin), mul(b, cos)]);
+  const turned = interleaved ? interleave(ctx, real, imaginary) : join(ctx, [real, imaginary]);
+  return width === size ? turned : join(ctx, [turned, cut(ctx, x, width, size)]);
 }
 
 const RotaryEmbedding: OnnxOp = {
   infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims }],
   translate: (ctx) => {
     const { dims } = ctx.operand(0);
-    const tokensFirst = dims.length === 3;
-    const x = tokensFirst ? splitHeads(ctx, ctx.value(0), ctx.int('num_heads', 0)) : ctx.value(0);
-    const size = constantDim(ctx, sizesOf(x).at(-1), 'the head size');
+    const flat = dims.length === 3;
+    const x = flat ? splitHeads(ctx, ctx.value(0), ctx.int('num_heads', 0)) : tokensFirst(ctx, ctx.value(0));
+    const angle = (index: number): Value =>
+      ctx.has(3) ? rowsOf(ctx, ctx.value(index), ctx.value(3), ctx.positionOffset(3)) : ctx.value(index);
     const asked = ctx.int('rotary_embedding_dim', 0);
-    const rotated = asked === 0 ? size : asked;
-    const width = half(ctx, rotated);
-    const [cos, sin] = [angles(ctx, 1, tokensFirst), angles(ctx, 2, tokensFirst)];
-    const interleaved = ctx.int('interleaved', 0) === 1;
-    const a = interleaved ? cut(ctx, x, 0, rotated, 2) : cut(ctx, x, 0, width);
-    const b = interleaved ? cut(ctx, x, 1, rotated, 2) : cut(ctx, x, width, rotated);
-    const mul = (u: Value, v: Value): Value => ctx.build.one('mul', [u, v]);
-    const real = ctx.build.one('sub', [mul(a, cos), mul(b, sin)]);
-    const imaginary = ctx.build.one('add', [mul(a, sin), mul(b, cos)]);
-    const turned = interleaved ? interleave(ctx, real, imaginary) : join(ctx, [real, imaginary]);
-    const whole = rotated === size ? turned : join(ctx, [turned, cut(ctx, x, rotated, size)]);
-    return [reshapeTo(ctx, whole, dims)];
+    const turned = rotate(
+      ctx,
+      x,
+      { cos: angle(1), sin: angle(2) },
+      {
+        interleaved: ctx.int('interleaved', 0) === 1,
+        width: asked === 0 ? constantDim(ctx, sizesOf(x).at(-1), 'the head size') : asked,
+      },
+    );
+    return [flat ? reshapeTo(ctx, turned, dims) : headsFirst(ctx, turned)];
   },
 };
+
+const swapped = (ctx: TranslateContext, x: Value): Value =>
+  ctx.build.one('transpose', [x], { perm: [0, 2, 1, 3] });
+
+/** [1, H, S, D] as [1, S, H, D]. */
+export const tokensFirst = swapped;
+
+/** [1, S, H, D] as [1, H, S, D]. */
+export const headsFirst = swapped;
 
 const join = (ctx: TranslateContext, parts: readonly Value[]): Value =>
   ctx.build.one('concat', parts, { dim: parts[0]!.type.dims.length - 1 });
@@ -62,7 +106,7 @@ function interleave(ctx: TranslateContext, a: Value, b: Value): Value {
 }
 
 /** [1, S, H·D] as [1, S, H, D]. */
-function splitHeads(ctx: TranslateContext, x: Value, heads: number): Value {
+export function splitHeads(ctx: TranslateContext, x: Value, heads: number): Value {
   const [batch, tokens, hidden] = sizesOf(x);
   const size = constantDim(ctx, hidden, 'the hidden size') / heads;
   if (heads < 1 || !Number.isInteger(size))
@@ -94,6 +138,37 @@ function repeated(ctx: TranslateContext, x: Value, queryHeads: number): Value {
   return reshapeTo(ctx, open, [batch, constantSize(queryHeads), tokens, size]);
 }
 
+interface Scoring {
+  /** 0: 1 / √(head size). */
+  readonly scale: number;
+  /** 0: none. */
+  readonly softcap: number;
+  readonly added: Value | undefined;
+  readonly causal: boolean;
+  /** Keys a query sees, its own included; only where causal. */
+  readonly window: number | undefined;
+}
+
+/** softmax(q·kᵀ)·v of q[1, H, S, D], k[1, Hkv, S, D] and v[1, Hkv, S, Dv], spelled out: [1, H, S, Dv]. */
+export function attend(ctx: TranslateContext, q: Value, k: Value, v: Value, scoring: Scoring): Value {
+  const queryHeads = constantDim(ctx, sizesOf(q)[1], 'the number of heads');
+  const size = constantDim(ctx, sizesOf(q)[3], 'the head size');
+  const [keys, values] = [k, v].map((x) => repeated(ctx, x, queryHeads)) as [Value, Value];
+  const turned = ctx.build.one('transpose', [keys], { perm: [0, 1, 3, 2] });
+  const product = ctx.build.one('matmul', [q, turned]);
+  let scores = scaled(ctx, product, scoring.scale === 0 ? 1 / Math.sqrt(size) : scoring.scale);
+  if (scoring.softcap !== 0) {
+    const tanh = ctx.build.one('tanh', [scaled(ctx, scores, 1 / scoring.softcap)]);
+    scores = scaled(ctx, tanh, scoring.softcap);
+  }
+  if (scoring.added !== undefined) scores = ctx.build.one('add', [scores, scoring.added]);
+  if (scoring.causal) {
+    const [, , rows, columns] = sizesOf(scores) as [Size, Size, Size, Size];
+    scores = ctx.build.one('add', [scores, ctx.causalMask([one, one, rows, columns], scoring.window)]);
+  }
+  return ctx.build.one('matmul', [ctx.build.one('softmax', [scores], { dim: 3 }), values]);
+}
+
 function resultDims(ctx: OpContext): Dims {
   const [q, v] = [ctx.operand(0), ctx.operand(2)];
   if (q.dims.length === 4) return [...q.dims.slice(0, 3), v.dims.at(-1)!];
@@ -113,20 +188,14 @@ const Attention: OnnxOp = {
     if (ctx.float('softcap', 0) !== 0)
       ctx.fail('caps its scores', 'export with opset 20, which spells the cap out');
     const q = heads(ctx, 0, 'q_num_heads');
-    const queryHeads = constantDim(ctx, sizesOf(q)[1], 'the number of heads');
-    const [k, v] = [1, 2].map((i) => repeated(ctx, heads(ctx, i, 'kv_num_heads'), queryHeads)) as [
-      Value,
-      Value,
-    ];
-    const size = constantDim(ctx, sizesOf(q)[3], 'the head size');
-    const product = ctx.build.one('matmul', [q, ctx.build.one('transpose', [k], { perm: [0, 1, 3, 2] })]);
-    let scores = scaled(ctx, product, ctx.float('scale', 1 / Math.sqrt(size)));
-    if (ctx.has(3)) scores = ctx.build.one('add', [scores, ctx.additiveMask(3)]);
-    if (ctx.int('is_causal', 0) === 1) {
-      const [, , rows, columns] = sizesOf(scores) as [Size, Size, Size, Size];
-      scores = ctx.build.one('add', [scores, ctx.causalMask([one, one, rows, columns])]);
-    }
-    const out = ctx.build.one('matmul', [ctx.build.one('softmax', [scores], { dim: 3 }), v]);
+    const [k, v] = [1, 2].map((i) => heads(ctx, i, 'kv_num_heads')) as [Value, Value];
+    const out = attend(ctx, q, k, v, {
+      scale: ctx.float('scale', 0),
+      softcap: 0,
+      added: ctx.has(3) ? ctx.additiveMask(3) : undefined,
+      causal: ctx.int('is_causal', 0) === 1,
+      window: undefined,
+    });
     if (ctx.operand(0).dims.length === 4) return [out];
     return [reshapeTo(ctx, ctx.build.one('transpose', [out], { perm: [0, 2, 1, 3] }), ctx.results[0]!.dims)];
   },

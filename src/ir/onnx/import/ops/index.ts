@@ -1,12 +1,14 @@
+import type { OnnxNode } from '../../model.js';
 import type { OnnxOp } from '../context.js';
 import { attentionOps } from './attention.js';
 import { contractOps } from './contract.js';
+import { contribOps, SimplifiedLayerNormalization } from './contrib.js';
 import { elementwiseOps } from './elementwise.js';
 import { generateOps } from './generate.js';
 import { layoutOps } from './layout.js';
 import { selectOps } from './select.js';
 
-/** The operations of ai.onnx that can be imported. */
+/** The operations of ai.onnx that can be imported (and one that ONNX Runtime puts there). */
 export const ONNX_OPS = {
   ...elementwiseOps,
   ...layoutOps,
@@ -14,7 +16,12 @@ export const ONNX_OPS = {
   ...generateOps,
   ...contractOps,
   ...attentionOps,
+  SimplifiedLayerNormalization,
 } as const satisfies Record<string, OnnxOp>;
 
-export const onnxOp = (opType: string): OnnxOp | undefined =>
-  Object.hasOwn(ONNX_OPS, opType) ? ONNX_OPS[opType as keyof typeof ONNX_OPS] : undefined;
+/** The operation of a node, by its domain. */
+export function onnxOp({ domain, opType }: Pick<OnnxNode, 'domain' | 'opType'>): OnnxOp | undefined {
+  const ops: Readonly<Record<string, OnnxOp>> =
+    domain === '' || domain === 'ai.onnx' ? ONNX_OPS : domain === 'com.microsoft' ? contribOps : {};
+  return Object.hasOwn(ops, opType) ? ops[opType] : undefined;
+}
