@@ -12,12 +12,18 @@ export function resolveWorker(entry: string | URL): URL {
   url.search = '';
   if (!url.pathname.endsWith('.ts')) return url;
   const source = fileURLToPath(url);
-  let root = dirname(source);
-  while (!existsSync(join(root, 'package.json'))) {
-    invariant(root !== dirname(root), `${source} is in no package`);
-    root = dirname(root);
-  }
+  const root = packageRoot(source);
   const compiled = join(root, 'dist', relative(root, source).replace(/\.ts$/, '.js'));
   invariant(existsSync(compiled), `${compiled} is missing: run npm run build`);
   return pathToFileURL(compiled);
+}
+
+/** The folder of the package that a file is in. */
+export function packageRoot(file: string): string {
+  let root = dirname(file);
+  while (!existsSync(join(root, 'package.json'))) {
+    invariant(root !== dirname(root), `${file} is in no package`);
+    root = dirname(root);
+  }
+  return root;
 }

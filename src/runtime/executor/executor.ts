@@ -5,7 +5,7 @@ import type { Group } from '../collectives/engine.js';
 import { lruCache, type Lru } from '../memory/lru.js';
 import { bindSteps, planMemory, type BoundProgram } from './bind.js';
 import type { ExecutorHost, ModelFile, OnTile, RunContext } from './host.js';
-import { OrtSession } from './onnx.js';
+import { createSession, type OrtSession } from './onnx.js';
 import type { Binding } from './views.js';
 
 /** Programs bound at a time; one holds views only, their memory is shared. */
@@ -106,7 +106,7 @@ export class OrtExecutor {
   #session({ file, outputs }: ModelFile, read: (file: string) => Uint8Array): OrtSession {
     const known = this.#sessions.get(file);
     if (known !== undefined) return known;
-    const session = this.#host.nativeSync(() => new OrtSession(read(file)));
+    const session = this.#host.nativeSync(() => createSession(read(file)));
     // A result that the model does not have would be fetched in vain.
     const missing = outputs.find((name) => !session.outputs.includes(name));
     if (missing !== undefined)

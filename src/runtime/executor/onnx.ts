@@ -1,14 +1,8 @@
-import { createRequire } from 'node:module';
-import { invariant } from '../../errors.js';
 import type { DType } from '../../ir/type.js';
+import { loadNative } from './onnx-native.js';
+import { loadNode } from './onnx-node.js';
 
-/*
- * onnxruntime-node by its synchronous binding, the one its own `InferenceSession.run` calls after a turn of the
- * event loop. A step is hundreds of small calls on a thread that does nothing else: measured on a segment of one
- * op, 14 µs instead of 26 µs a call. package.json pins the version, since this is not its documented surface.
- */
-
-/** What the binding reads of a tensor; plain objects are read faster than the library's own. */
+/** A tensor as both ways into ONNX Runtime read it; plain objects are read faster than onnxruntime's own. */
 export interface OrtTensor {
   readonly type: 'float32' | 'int32' | 'int64' | 'bool';
   readonly dims: readonly number[];
@@ -21,67 +15,49 @@ export type Elements = Float32Array | Int32Array | Uint8Array;
 
 export type Tensors = Readonly<Record<string, OrtTensor>>;
 
-interface NativeSession {
-  loadModel(buffer: ArrayBufferLike, offset: number, length: number, options: object): void;
-  run(feeds: Tensors, fetches: Tensors): unknown;
-  dispose(): void;
-  readonly outputMetadata: readonly { readonly name: string }[];
+/** A call whose tensors are fixed: what their memory holds when it runs is read, and written. */
+export interface OrtCall {
+  run(): void;
 }
 
-interface Binding {
-  readonly initOrt: () => void;
-  readonly binding: { readonly InferenceSession: new () => NativeSession };
-}
-
-let loaded: Binding | undefined;
-
-function load(): Binding {
-  if (loaded !== undefined) return loaded;
-  const module = createRequire(import.meta.url)('onnxruntime-node/dist/binding.js') as Partial<Binding>;
-  const { initOrt, binding } = module;
-  invariant(
-    typeof initOrt === 'function' && typeof binding?.InferenceSession?.prototype.run === 'function',
-    'this version of onnxruntime-node has another binding than the one ithaca was made for',
-  );
-  initOrt();
-  loaded = { initOrt, binding };
-  return loaded;
-}
-
-/** One thread a rank, and that one is the caller's: ranks are the parallelism. */
-const OPTIONS = {
-  executionProviders: ['cpu'],
-  executionMode: 'sequential',
-  intraOpNumThreads: 1,
-  interOpNumThreads: 1,
-  graphOptimizationLevel: 'all',
-  // Errors only: what it warns of is chosen by the lowering.
-  logSeverityLevel: 3,
-  enableCpuMemArena: false,
-  enableMemPattern: false,
-} as const;
-
-/** A model ready to run. */
-export class OrtSession {
-  readonly #native: NativeSession;
+/** A model ready to run. Everything blocks, on one thread. */
+export interface OrtSession {
   readonly outputs: readonly string[];
-
-  constructor(model: Uint8Array) {
-    const { binding } = load();
-    this.#native = new binding.InferenceSession();
-    this.#native.loadModel(model.buffer, model.byteOffset, model.byteLength, OPTIONS);
-    this.outputs = this.#native.outputMetadata.map((output) => output.name);
-  }
-
   /** Reads `feeds`, writes the memory of `fetches`; an output that is not fetched is dropped. */
-  run(feeds: Tensors, fetches: Tensors): void {
-    this.#native.run(feeds, fetches);
-  }
-
-  dispose(): void {
-    this.#native.dispose();
-  }
+  run(feeds: Tensors, fetches: Tensors): void;
+  /** The same, prepared: worth it for what runs again. Keeps the memory of its tensors. */
+  bind(feeds: Tensors, fetches: Tensors): OrtCall;
+  dispose(): void;
 }
+
+/** A way into ONNX Runtime: makes sessions of models. */
+export type Backend = (model: Uint8Array) => OrtSession;
+
+/** Which way is used: `native` is the addon of this repository, `node` onnxruntime-node's binding. */
+export interface OrtBackend {
+  readonly kind: 'native' | 'node';
+  /** Why not the addon. */
+  readonly reason?: string;
+}
+
+let chosen: (OrtBackend & { readonly createSession: Backend }) | undefined;
+
+function choose(): OrtBackend & { readonly createSession: Backend } {
+  if (chosen !== undefined) return chosen;
+  const native = loadNative();
+  chosen =
+    typeof native === 'function'
+      ? { kind: 'native', createSession: native }
+      : { kind: 'node', reason: native.reason, createSession: loadNode() };
+  return chosen;
+}
+
+export function ortBackend(): OrtBackend {
+  const { kind, reason } = choose();
+  return reason === undefined ? { kind } : { kind, reason };
+}
+
+export const createSession = (model: Uint8Array): OrtSession => choose().createSession(model);
 
 const TYPES = { f32: 'float32', i32: 'int32', bool: 'bool' } as const satisfies Record<DType, string>;
 

@@ -3,7 +3,7 @@ import { localShape, localSize, type RankBinding } from '../../ir/placement.js';
 import { parseDim, parseType } from '../../ir/type.js';
 import type { Instruction, SegmentInfo } from '../../package/program.js';
 import type { OnTile, RunContext } from './host.js';
-import { int64Tensor, makeTensor, type OrtSession, type OrtTensor } from './onnx.js';
+import { int64Tensor, makeTensor, type OrtCall, type OrtSession, type OrtTensor } from './onnx.js';
 import { rowElements, type Views } from './views.js';
 
 type Run = Extract<Instruction, { kind: 'run' }>;
@@ -28,9 +28,20 @@ export function runStep(instruction: Run, segment: SegmentInfo, views: Views): S
   });
   const empty = instruction.outputs.every((buffer) => views.array(buffer).length === 0);
   if (empty) return () => {};
-  return (context) => {
-    const session = context.session(segment);
-    context.host.nativeSync(() => session.run(feeds, fetches));
+  return boundStep(segment, { feeds, fetches });
+}
+
+interface CallTensors {
+  readonly feeds: Record<string, OrtTensor>;
+  readonly fetches: Record<string, OrtTensor>;
+}
+
+/** A call that is prepared when it first runs, which is when its model is loaded. */
+function boundStep(segment: SegmentInfo, { feeds, fetches }: CallTensors): Step {
+  let call: OrtCall | undefined;
+  return ({ session, host }) => {
+    const model = session(segment);
+    host.nativeSync(() => (call ??= model.bind(feeds, fetches)).run());
   };
 }
 
@@ -41,10 +52,9 @@ interface Streamed {
   readonly shape: readonly number[];
 }
 
-interface TileCall {
+interface TileCall extends CallTensors {
   readonly row: number;
-  readonly feeds: Record<string, OrtTensor>;
-  readonly fetches: Record<string, OrtTensor>;
+  readonly step: Step;
   readonly streamed: readonly Streamed[];
 }
 
@@ -75,11 +85,9 @@ export function tiledStep(
     );
   return (context) => {
     for (const sum of zeroed) sum.fill(0);
-    const session = context.session(segment);
     for (const call of calls) {
-      if (context.onTile === undefined || call.streamed.length === 0)
-        context.host.nativeSync(() => session.run(call.feeds, call.fetches));
-      else streamTile(context, session, call, context.onTile);
+      if (context.onTile === undefined || call.streamed.length === 0) call.step(context);
+      else streamTile(context, context.session(segment), call, context.onTile);
     }
   };
 }
@@ -128,5 +136,5 @@ function tileCall(
       fetches[name] = views.part(buffer, (row * elements) / rows, shape);
     }
   });
-  return { row, feeds, fetches, streamed };
+  return { row, feeds, fetches, streamed, step: boundStep(segment, { feeds, fetches }) };
 }
