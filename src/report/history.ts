@@ -1,7 +1,7 @@
-import { UserError } from '../errors.js';
 import { TRACE } from '../package/paths.js';
 import type { Package } from '../package/read.js';
 import { traceSchema } from '../package/trace.js';
+import { readJson } from './files.js';
 
 /** What one pass did to the nodes of a name. */
 export interface PassHistory {
@@ -24,10 +24,7 @@ const MAX_REPEATED = 1000;
 /** @throws UserError when the package's trace is not one */
 export function readHistory(pkg: Package): History {
   if (!pkg.manifest.files.some(({ path }) => path === TRACE)) return { names: [], of: () => [] };
-  const parsed = traceSchema.safeParse(JSON.parse(Buffer.from(pkg.bytes(TRACE)).toString('utf8')));
-  if (!parsed.success)
-    throw new UserError(`package ${pkg.directory}: ${TRACE} is not valid`, 'compile the model again');
-  const { locs, nodes, pipelines } = parsed.data;
+  const { locs, nodes, pipelines } = readJson(pkg, TRACE, traceSchema);
   return {
     names: locs,
     of: (name) => {

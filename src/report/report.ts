@@ -1,8 +1,8 @@
 import { z } from 'zod';
-import { UserError } from '../errors.js';
 import { parseGraph } from '../ir/text/parse.js';
 import { COST, programText } from '../package/paths.js';
 import type { Package } from '../package/read.js';
+import { readJson, textOf } from './files.js';
 import { reportData, type ReportProgram, type ReportSource } from './data.js';
 import { renderPage } from './page.js';
 
@@ -18,14 +18,12 @@ const costSchema = z.record(z.string(), z.looseObject({ flops: z.string().max(40
  */
 export const reportOfPackage = (pkg: Package): string => reportPage(sourceOf(pkg));
 
+/** @throws UserError for a file of the package that does not parse */
 export function sourceOf(pkg: Package): ReportSource {
-  const text = (file: string): string => Buffer.from(pkg.bytes(file)).toString('utf8');
   const programs = new Map<string, ReportProgram>();
   for (const name of pkg.manifest.programs)
-    programs.set(name, { program: pkg.program(name), graph: parseGraph(text(programText(name))) });
-  const cost = costSchema.safeParse(JSON.parse(text(COST)));
-  if (!cost.success)
-    throw new UserError(`package ${pkg.directory}: ${COST} is not valid`, 'compile the model again');
-  const flops = new Map(Object.entries(cost.data).map(([name, { flops }]) => [name, flops]));
+    programs.set(name, { program: pkg.program(name), graph: parseGraph(textOf(pkg, programText(name))) });
+  const cost = readJson(pkg, COST, costSchema);
+  const flops = new Map(Object.entries(cost).map(([name, { flops }]) => [name, flops]));
   return { manifest: pkg.manifest, programs, flops };
 }

@@ -102,7 +102,7 @@ table { border-collapse: collapse; }
 th { text-align: left; font-weight: 500; font-size: 12px; color: var(--soft); padding: 2px 14px 4px 0; border-bottom: 1px solid var(--line); }
 th.number { text-align: right; }
 td { padding: 2px 14px 2px 0; vertical-align: top; }
-.ops { width: 100%; font-size: 13px; }
+.ops { width: 100%; min-width: 760px; font-size: 13px; }
 .ops td { white-space: nowrap; }
 .ops tr:hover > td { background: var(--tint); }
 .ops tr.body:hover > td { background: none; }
@@ -116,7 +116,7 @@ td { padding: 2px 14px 2px 0; vertical-align: top; }
 .ops .number { width: 100px; }
 .ops .loc { text-align: right; width: 150px; max-width: 220px; white-space: normal; overflow-wrap: anywhere; padding-right: 0; }
 .ops .body p { margin: 2px 0 2px 12px; color: var(--soft); font-size: 12px; }
-.ops .body .ops { margin-left: 12px; border-left: 2px dashed var(--line); padding-left: 8px; width: calc(100% - 12px); }
+.ops .body .ops { min-width: 0; margin-left: 12px; border-left: 2px dashed var(--line); padding-left: 8px; width: calc(100% - 12px); }
 .scroll { overflow-x: auto; }
 .scroll table, .detail table { width: 100%; }
 .scroll td code { overflow-wrap: anywhere; }

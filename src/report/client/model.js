@@ -34,6 +34,8 @@ const sectionSent = perState((section) =>
   sum(nodesOf(section).map((node) => (node.why === undefined ? 0 : sentBy(node)))),
 );
 
+const largestFlops = perState(() => Math.max(...data.sections.map(sectionFlops)));
+
 export const totalFlops = () => sum(data.sections.map(sectionFlops));
 export const totalSent = () => sum(data.sections.map(sectionSent));
 
@@ -77,7 +79,7 @@ function sectionView(section, at) {
   const nodes = nodesOf(section);
   const twin = data.sections.findIndex((other) => other.shape === section.shape);
   const bar = h('i', {});
-  const share = () => sectionFlops(section) / (totalFlops() || 1);
+  const share = () => sectionFlops(section) / (largestFlops() || 1);
   watch(() => bar.style.setProperty('width', `${(100 * share()).toFixed(2)}%`));
   const details = h(
     'details',
@@ -175,6 +177,10 @@ function groupView({ i, nodes }) {
   );
 }
 
+/** Numbers of float32 written in full say no more than seven digits do. */
+const rounded = (attrs) =>
+  attrs.replace(/-?\d+\.\d{8,}(?:e-?\d+)?/g, (n) => String(Number(Number(n).toPrecision(7))));
+
 function opTable(nodes) {
   return h('table', { class: 'ops' }, h('tbody', {}, ...nodes.flatMap(opRows)));
 }
@@ -196,7 +202,7 @@ function opRows(node) {
       'td',
       { class: 'operands' },
       operands.join(', '),
-      node.attrs === undefined ? [] : [h('span', { class: 'attrs' }, ` ${text(node.attrs)}`)],
+      node.attrs === undefined ? [] : [h('span', { class: 'attrs' }, ` ${rounded(text(node.attrs))}`)],
     ),
     node.flops === undefined
       ? h('td', { class: 'number' })
