@@ -65,6 +65,21 @@ export function readOnnxModel(path: string, options: ReadOptions): OnnxModel {
   return opened.model;
 }
 
+/** The model with other nodes, and constants besides its own, over the same file. */
+export function derivedModel(
+  model: OnnxModel,
+  nodes: readonly OnnxNode[],
+  added: readonly OnnxInitializer[],
+): OnnxModel {
+  const initializers = new Map([
+    ...model.initializers,
+    ...added.map((tensor) => [tensor.name, tensor] as const),
+  ]);
+  const derived = Object.freeze({ ...model, nodes, initializers });
+  openedModels.set(derived, { ...openedModel(model), model: derived });
+  return derived;
+}
+
 /** The file behind a model that `readOnnxModel` returned. */
 export function openedModel(model: OnnxModel): OpenedModel {
   const opened = openedModels.get(model);

@@ -7,6 +7,8 @@ import { UserError, invariant } from '../../errors.js';
 import { constantTensor } from './attribute.js';
 import { openedModel } from './decode.js';
 import { codeOfDtype } from './dtype.js';
+import { encodeNode } from './encode-node.js';
+import { bodyReads } from './inline.js';
 import type { OnnxDtype, OnnxInitializer, OnnxModel, OnnxNode, TensorData, TensorValue } from './model.js';
 import { concat, encodeField, encodeString, encodeVarintField } from './wire.js';
 
@@ -82,18 +84,6 @@ export function subgraphOf(
     initializers: [...initializers.values()],
     missingInputs: [...missing],
   };
-}
-
-/** Names that the bodies of a node read, their own and those of the graph around them. */
-function bodyReads(node: OnnxNode): readonly string[] {
-  return [...node.attributes.values()].flatMap((attribute) => {
-    if (attribute.kind !== 'graph' && attribute.kind !== 'graphs') return [];
-    const bodies = attribute.kind === 'graph' ? [attribute.value] : attribute.value;
-    return bodies.flatMap((body) => [
-      ...body.outputs.map((output) => output.name),
-      ...body.nodes.flatMap((inner) => [...inner.inputs, ...bodyReads(inner)]),
-    ]);
-  });
 }
 
 /**
@@ -207,8 +197,8 @@ function encodeSubgraph(
   for (const node of subgraph.nodes) {
     const constant = constantTensor(node);
     const span = nodes.get(node)?.message;
-    invariant(span !== undefined, `node ${node.name} has a place in the file`);
     if (constant?.location.kind === 'external') parts.push(encodeInitializer(constant));
+    else if (span === undefined) parts.push(encodeField(1, encodeNode(node)));
     else parts.push(encodeField(1, source.slice(span.start, span.end)));
   }
   parts.push(encodeString(2, 'subgraph'));

@@ -4,6 +4,7 @@
  * - every operand is defined by a graph input, an initializer or an earlier node (nodes are in execution
  *   order, so there are no cycles), or belongs to an enclosing graph
  * - every graph output is defined, and the model has at least one
+ * - no local function stands in for an operation of ai.onnx
  * - an opset is declared; every node has an op type
  */
 import { UserError } from '../../errors.js';
@@ -20,6 +21,8 @@ export function validateModel(model: OnnxModel): void {
   if (model.outputs.length === 0) fail(model, 'has no outputs', 'export the model again');
   checkGraph(model, model, () => false);
   for (const item of model.functions) {
+    if (item.domain === '')
+      fail(model, `function '${item.name}' redefines an operation of ai.onnx`, 'export the model again');
     const defined = new Set(item.inputs);
     checkNodes(model, item.nodes, defined, () => false);
     for (const output of item.outputs) {

@@ -3,12 +3,15 @@ import { UserError } from '../../../errors.js';
 import { HIDDEN_SCORE } from '../../ops/attention.js';
 import { constantOf, constantSize, type Size } from '../../size.js';
 import { constantTensor } from '../attribute.js';
+import { derivedModel } from '../decode.js';
 import { isFloat } from '../dtype.js';
+import { bodyReads, expandNode } from '../inline.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
 import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from './context.js';
 import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
 import { onnxOp } from './ops/index.js';
+import { zero } from './shapes.js';
 
 /**
  * What is known of a value. Three kinds matter: `ints` given: a function of S, known exactly;
@@ -62,6 +65,7 @@ export function classify(model: OnnxModel, output: string): Classified {
       ...own,
       dtype,
       dims,
+      ...(input.role === 'prefill' ? { ints: [zero] } : {}),
       data: input.role === 'tokens' || input.role === 'types',
       fixed: false,
       weights: false,
@@ -69,7 +73,25 @@ export function classify(model: OnnxModel, output: string): Classified {
     });
   }
   for (const [name, stored] of model.initializers) if (names.has(name)) facts.set(name, storedFacts(stored));
-  for (const node of nodes) {
+  let expansions = 0;
+  const executed: OnnxNode[] = [];
+  const added: OnnxInitializer[] = [];
+  const decide = (condition: string): boolean | undefined => {
+    const [value, ...others] = facts.get(condition)?.ints ?? [];
+    const known = value === undefined || others.length > 0 ? undefined : constantOf(value);
+    return known === undefined ? undefined : known !== 0;
+  };
+  const pending = nodes.toReversed();
+  for (let node = pending.pop(); node !== undefined; node = pending.pop()) {
+    const expansion = expandNode(model, node, decide);
+    if (expansion !== undefined) {
+      for (const stored of expansion.initializers) facts.set(stored.name, storedFacts(stored));
+      added.push(...expansion.initializers);
+      pending.push(...expansion.nodes.toReversed());
+      if (++expansions > MAX_EXPANSIONS) throw tooManyBodies(model, node);
+      continue;
+    }
+    executed.push(node);
     const results = inferNode(node, opset, facts, limit);
     const operands = node.inputs.flatMap((name) => facts.get(name) ?? []);
     node.outputs.forEach((name, i) => {
@@ -84,8 +106,18 @@ export function classify(model: OnnxModel, output: string): Classified {
       );
     });
   }
-  return { model, opset, facts, nodes, limit };
+  if (expansions === 0) return { model, opset, facts, nodes, limit };
+  return { model: derivedModel(model, executed, added), opset, facts, nodes: executed, limit };
 }
+
+/** Functions may call themselves. */
+const MAX_EXPANSIONS = 10_000;
+
+const tooManyBodies = (model: OnnxModel, node: OnnxNode): UserError =>
+  new UserError(
+    `${model.path}: functions and branches unfold without end at ${nodeText(node)}`,
+    'export the model again',
+  );
 
 function kindOf(
   shaped: Shaped,
@@ -119,7 +151,7 @@ function reachable(
     const node = producers.get(name);
     if (node === undefined || nodes.has(node)) continue;
     nodes.add(node);
-    for (const input of node.inputs) pending.push(input);
+    for (const input of [...node.inputs, ...bodyReads(node)]) pending.push(input);
   }
   return { nodes: model.nodes.filter((node) => nodes.has(node)), names };
 }
@@ -151,6 +183,11 @@ function inferNode(
   const constant = constantTensor(node);
   if (constant !== undefined) return [storedFacts(constant)];
   const op = onnxOp(node);
+  if (op === undefined && node.opType === 'If')
+    throw new UserError(
+      `${nodeText(node)}: its condition '${node.inputs[0]}' is not constant`,
+      unsupportedHint(node),
+    );
   if (op === undefined) {
     const domain = isStandard(node) ? '' : ` of domain ${node.domain}`;
     throw new UserError(

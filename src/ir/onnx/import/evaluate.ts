@@ -3,12 +3,11 @@ import { UserError } from '../../../errors.js';
 import { evaluateSize } from '../../size.js';
 import { createEvaluator } from '../evaluate.js';
 import type { OnnxDtype, TensorData, TensorValue } from '../model.js';
-import { elementBytes } from '../dtype.js';
 import type { Classified, ValueFacts } from './classify.js';
+import { checkEvaluable, MAX_VALUE_BYTES, runBytes, spend } from './budget.js';
 import { TOKENS, type Dims } from './shapes.js';
 
-/** Bound on any one value of an evaluated subgraph. */
-export const MAX_VALUE_BYTES = 64 * 1024 * 1024;
+export { MAX_VALUE_BYTES } from './budget.js';
 
 export interface IndexEvaluator {
   /** Values by name, at a length. @throws UserError when onnxruntime refuses */
@@ -58,25 +57,26 @@ export async function indexEvaluator(
   names: readonly string[],
 ): Promise<IndexEvaluator> {
   const { inside, given } = insideOf(classified, names);
+  checkEvaluable(classified, inside);
+  const kept = new Set(names);
   const dtypes = new Map(given.map((name) => [name, classified.facts.get(name)!.dtype]));
   const evaluator = await createEvaluator(classified.model, names, dtypes, { maxBytes: MAX_VALUE_BYTES });
   return {
     inside,
     given,
-    run: (length) =>
-      evaluator.run(new Map(given.map((name) => [name, givenValue(classified.facts.get(name)!, length)]))),
+    run: (length) => {
+      spend(classified, names, runBytes(classified, inside, length, kept));
+      return evaluator.run(
+        new Map(given.map((name) => [name, givenValue(classified.facts.get(name)!, length)])),
+      );
+    },
     release: () => evaluator.release(),
   };
 }
 
-/** Largest value a subgraph has at a length, bytes. */
+/** What evaluating a subgraph at a length costs, as the size of a value: see `runBytes`. */
 export const peakBytes = (classified: Classified, inside: readonly string[], length: number): number =>
-  Math.max(0, ...inside.map((name) => bytesAt(classified.facts.get(name)!, length)));
-
-const bytesAt = ({ dims, dtype, stored }: ValueFacts, length: number): number =>
-  stored === undefined
-    ? shapeAt(dims, length).reduce((product, n) => product * n, 1) * elementBytes(dtype)
-    : 0;
+  runBytes(classified, inside, length);
 
 const shapeAt = (dims: Dims, length: number): number[] =>
   dims.map((size) => evaluateSize(size, lengthSymbols(length)));
@@ -86,7 +86,9 @@ export function givenValue(facts: ValueFacts, length: number): TensorValue {
   const elements =
     facts.input === undefined
       ? facts.ints!.map((size) => evaluateSize(size, lengthSymbols(length)))
-      : Array.from({ length }, (_, i) => (facts.input!.role === 'positions' ? i : 1));
+      : Array.from({ length: dims.reduce((product, n) => product * n, 1) }, (_, i) =>
+          facts.input!.role === 'positions' ? i : Number(facts.input!.role === 'ones'),
+        );
   return { dtype: facts.dtype, dims, data: typed(facts.dtype, elements) };
 }
 

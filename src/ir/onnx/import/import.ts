@@ -62,6 +62,8 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const half = kept.filter((tensor) => tensor.dtype !== 'f32').length;
   if (half > 0) notes.push(`${half} parameters are stored in another precision and trained in float32`);
   if (!options.weights) notes.push('weights were not asked for: copies of tied weights are not looked for');
+  const caches = [...classified.facts.values()].filter(({ input }) => input?.role === 'past').length;
+  if (caches > 0) notes.push(`${caches} KV cache inputs are taken as empty: training has no cache`);
   const maxPositions = classified.limit.value();
   return {
     graph,

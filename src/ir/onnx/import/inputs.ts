@@ -1,13 +1,15 @@
 /** Roles of graph inputs, by the names that Hugging Face exports give them. */
 import { UserError } from '../../../errors.js';
 import type { OnnxDtype, OnnxModel, OnnxValueInfo } from '../model.js';
-import { one, tokens, type Dims } from './shapes.js';
+import { constantSize } from '../../size.js';
+import { one, tokens, zero, type Dims } from './shapes.js';
 
 /**
  * `tokens`: token ids. `positions`: position within the document. `ones`: a padding mask, all true, because
  * training packs documents and never pads. `types`: the segment of each token, from the data.
+ * `past`: a KV cache, empty. `prefill`: whether a cache is read, which it is not.
  */
-export type InputRole = 'tokens' | 'positions' | 'ones' | 'types';
+export type InputRole = 'tokens' | 'positions' | 'ones' | 'types' | 'past' | 'prefill';
 
 export interface BoundInput {
   readonly name: string;
@@ -41,8 +43,9 @@ function bindInput(model: OnnxModel, input: OnnxValueInfo): BoundInput {
   const fail = (problem: string, hint: string): never => {
     throw new UserError(`${model.path}: input '${input.name}' ${problem}`, hint);
   };
-  if (/past|cache/i.test(input.name))
-    fail('is a KV cache, training has none', 'export the model with use_cache=False');
+  if (input.name === 'use_cache_branch' && input.elemType === 'bool')
+    return { name: input.name, role: 'prefill', dtype: 'bool', dims: [one] };
+  if (/past|cache/i.test(input.name)) return emptyCache(input, fail);
   const role =
     ROLES.get(input.name) ??
     fail(
@@ -67,4 +70,18 @@ function bindInput(model: OnnxModel, input: OnnxValueInfo): BoundInput {
   if (typeof batch === 'number' && batch !== 1) fail(`has a batch frozen at ${batch}`, DYNAMIC_FLAG);
   if (typeof sequence === 'number') fail(`has a sequence frozen at ${sequence} tokens`, DYNAMIC_FLAG);
   return { name: input.name, role, dtype, dims: [one, tokens] };
+}
+
+/** A cache of no tokens: its batch is 1, its other open dim, the length, is 0. */
+function emptyCache(input: OnnxValueInfo, fail: (problem: string, hint: string) => never): BoundInput {
+  const floats: readonly OnnxDtype[] = ['f32', 'f16', 'bf16'];
+  const { elemType: dtype, dims = [] } = input;
+  const open = dims.slice(1).filter((size) => typeof size !== 'number');
+  if (dtype === undefined || !floats.includes(dtype) || open.length !== 1)
+    return fail(
+      `is no KV cache of open length, it is ${dtype ?? 'unknown'}[${dims.join(', ')}]`,
+      'export the model with use_cache=False',
+    );
+  const sizes = dims.map((size, i) => (i === 0 ? one : typeof size === 'number' ? constantSize(size) : zero));
+  return { name: input.name, role: 'past', dtype, dims: sizes };
 }

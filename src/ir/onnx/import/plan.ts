@@ -88,6 +88,7 @@ async function leafOf(
   if (role === 'tokens') return { leaf: { kind: role } };
   if (role === 'types')
     return { leaf: { kind: role }, note: `${name} is read from the data, 0 where a document has none` };
+  if (role === 'past') return { leaf: { kind: 'literal', data: [] } };
   if (facts.ints !== undefined) {
     const data = facts.ints.map(constantOf);
     if (data.every((element) => element !== undefined)) return { leaf: { kind: 'literal', data } };

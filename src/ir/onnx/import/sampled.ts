@@ -4,6 +4,7 @@
  */
 import { createEvaluator } from '../evaluate.js';
 import type { OnnxDtype, OnnxNode, TensorData, TensorValue } from '../model.js';
+import { checkEvaluable } from './budget.js';
 import type { Classified, ValueFacts } from './classify.js';
 import { givenValue, insideOf, indexEvaluator, MAX_VALUE_BYTES } from './evaluate.js';
 import { constantOf } from '../../size.js';
@@ -105,6 +106,7 @@ export async function sampledRows(
     if (!feeds.has(value)) feeds.set(value, givenValue(classified.facts.get(value)!, length));
   for (const shape of cut.shapes)
     feeds.set(shape, shapeOf(classified.facts.get(shape)!, length, rows.length));
+  checkEvaluable(classified, insideOf(classified, [name]).inside);
   const dtypes = new Map<string, OnnxDtype>([...feeds].map(([value, { dtype }]) => [value, dtype]));
   const evaluator = await createEvaluator(classified.model, [name], dtypes, { maxBytes: MAX_VALUE_BYTES });
   try {

@@ -145,8 +145,9 @@ const Concat: OnnxOp = {
     ];
   },
   translate: (ctx) => {
-    const values = ctx.operands.map((_, i) => ctx.value(i));
     const at = ctx.axis(ctx.int('axis', 0), ctx.operand(0).dims.length);
+    const isEmpty = (operand: Shaped): boolean => constantOf(operand.dims[at]!) === 0;
+    const values = ctx.operands.flatMap((operand, i) => (isEmpty(operand) ? [] : [ctx.value(i)]));
     if (values.length === 1) return [values[0]];
     if (ctx.operands.some((operand) => constantOf(operand.dims[at]!) === undefined))
       ctx.fail(

@@ -1,0 +1,136 @@
+/** Bodies in place of the nodes that stand for them: local functions, and branches of If whose condition is known. */
+import { UserError } from '../../errors.js';
+import { isFloat } from './dtype.js';
+import type { OnnxAttribute, OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
+
+export interface Expansion {
+  /** In execution order; they define the outputs of the node they replace. */
+  readonly nodes: readonly OnnxNode[];
+  /** Constants of the body under their new names. */
+  readonly initializers: readonly OnnxInitializer[];
+}
+
+interface Body {
+  readonly nodes: readonly OnnxNode[];
+  readonly initializers: ReadonlyMap<string, OnnxInitializer>;
+  /** Names inside → names outside: operands of a function. */
+  readonly given: ReadonlyMap<string, string>;
+  readonly outputs: readonly string[];
+  /** Attributes of a call, which the body's nodes refer to. */
+  readonly attributes: ReadonlyMap<string, OnnxAttribute>;
+}
+
+/** Weights inside of a branch could not be written back when the trained model is exported. */
+const MAX_BODY_CONSTANT = 64;
+
+/**
+ * @param decide the value of a condition, by name; undefined when it is not known
+ * @returns undefined for a node that stands for itself
+ * @throws UserError for a body that holds weights
+ */
+export function expandNode(
+  model: OnnxModel,
+  node: OnnxNode,
+  decide: (condition: string) => boolean | undefined,
+): Expansion | undefined {
+  const body = callOf(model, node) ?? branchOf(node, decide);
+  return body && placed(model, node, body);
+}
+
+function callOf(model: OnnxModel, node: OnnxNode): Body | undefined {
+  const found = model.functions.find(({ domain, name }) => domain === node.domain && name === node.opType);
+  if (found === undefined) return undefined;
+  return {
+    nodes: found.nodes,
+    initializers: new Map(),
+    given: new Map(found.inputs.map((name, i) => [name, node.inputs[i] ?? ''])),
+    outputs: found.outputs,
+    attributes: node.attributes,
+  };
+}
+
+function branchOf(node: OnnxNode, decide: (condition: string) => boolean | undefined): Body | undefined {
+  if (node.opType !== 'If' || node.domain !== '') return undefined;
+  const condition = decide(node.inputs[0] ?? '');
+  const branch = node.attributes.get(condition === true ? 'then_branch' : 'else_branch');
+  if (condition === undefined || branch?.kind !== 'graph') return undefined;
+  const { nodes, initializers, outputs } = branch.value;
+  return {
+    nodes,
+    initializers,
+    given: new Map(),
+    outputs: outputs.map(({ name }) => name),
+    attributes: new Map(),
+  };
+}
+
+/** The body's own names get the node's name before them; other names are those of the graph around it. */
+function placed(model: OnnxModel, node: OnnxNode, body: Body): Expansion {
+  for (const { name, dtype, elementCount } of body.initializers.values())
+    if (isFloat(dtype) && elementCount > MAX_BODY_CONSTANT)
+      throw new UserError(
+        `${model.path}: ${node.opType} node ${node.name} holds the weight '${name}' in a branch`,
+        'export the model without branches (optimum: the file that is not called merged)',
+      );
+  const own = new Set([
+    ...body.initializers.keys(),
+    ...body.nodes.flatMap((inner) => inner.outputs.filter((name) => name !== '')),
+  ]);
+  const renamed = (name: string): string =>
+    name === '' ? '' : (body.given.get(name) ?? (own.has(name) ? `${node.name}/${name}` : name));
+  const count = body.nodes.length + node.outputs.length + 1;
+  // Between this node and the next.
+  const indexOf = (i: number): number => node.index + (i + 1) / (count + 1);
+  const nodes = body.nodes.map((inner, i): OnnxNode => ({
+    ...inner,
+    index: indexOf(i),
+    name: `${node.name}/${inner.name}`,
+    inputs: inner.inputs.map(renamed),
+    outputs: inner.outputs.map(renamed),
+    attributes: new Map([...inner.attributes].flatMap(([key, value]) => bound(key, value, body.attributes))),
+  }));
+  const results = node.outputs.flatMap((output, i): OnnxNode[] =>
+    output === ''
+      ? []
+      : [
+          {
+            index: indexOf(nodes.length + i),
+            name: node.name,
+            opType: 'Identity',
+            domain: '',
+            inputs: [renamed(body.outputs[i] ?? '')],
+            outputs: [output],
+            attributes: new Map(),
+            metadata: node.metadata,
+          },
+        ],
+  );
+  const initializers = [...body.initializers.values()].map((tensor) => ({
+    ...tensor,
+    name: renamed(tensor.name),
+  }));
+  return { nodes: [...nodes, ...results], initializers };
+}
+
+/** An attribute of the body, or the one of the call that it refers to, if that is given. */
+function bound(
+  key: string,
+  value: OnnxAttribute,
+  given: ReadonlyMap<string, OnnxAttribute>,
+): readonly (readonly [string, OnnxAttribute])[] {
+  if (value.kind !== 'ref') return [[key, value]];
+  const found = given.get(value.value);
+  return found === undefined ? [] : [[key, found]];
+}
+
+/** Names that the bodies of a node read, their own and those of the graph around them. */
+export function bodyReads(node: OnnxNode): readonly string[] {
+  return [...node.attributes.values()].flatMap((attribute) => {
+    if (attribute.kind !== 'graph' && attribute.kind !== 'graphs') return [];
+    const bodies = attribute.kind === 'graph' ? [attribute.value] : attribute.value;
+    return bodies.flatMap((body) => [
+      ...body.outputs.map((output) => output.name),
+      ...body.nodes.flatMap((inner) => [...inner.inputs, ...bodyReads(inner)]),
+    ]);
+  });
+}

@@ -1,0 +1,250 @@
+/** Functions, branches and caches that an export carries along: gone after import. */
+import onnxProto from 'onnx-proto';
+import type { onnx } from 'onnx-proto';
+import { describe, expect, test } from 'vitest';
+import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
+import { importOnnx, type Imported } from '../../../src/ir/onnx/import/import.js';
+import { printGraph } from '../../../src/ir/text/print.js';
+import { put, raw, temporaryFolder } from './build.js';
+
+const folder = temporaryFolder();
+let files = 0;
+
+const input = (name: string, elemType: number, dims: readonly (number | string)[]): onnx.IValueInfoProto => ({
+  name,
+  type: {
+    tensorType: {
+      elemType,
+      shape: { dim: dims.map((d) => (typeof d === 'number' ? { dimValue: d } : { dimParam: d })) },
+    },
+  },
+});
+const IDS = input('input_ids', 7, ['batch', 'sequence']);
+const floats = (name: string, dims: readonly number[]): onnx.ITensorProto => ({
+  name,
+  dims: [...dims],
+  dataType: 1,
+  rawData: raw(Array.from({ length: dims.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin(i * i + 1))),
+});
+const int64s = (name: string, values: readonly number[], scalar = false): onnx.ITensorProto => ({
+  name,
+  dims: scalar ? [] : [values.length],
+  dataType: 7,
+  rawData: new Uint8Array(BigInt64Array.from(values, BigInt).buffer),
+});
+const flag = (name: string, value: boolean): onnx.ITensorProto => ({
+  name,
+  dims: [],
+  dataType: 9,
+  rawData: Uint8Array.of(Number(value)),
+});
+const n = (
+  opType: string,
+  inputs: string,
+  output: string,
+  attribute: readonly onnx.IAttributeProto[] = [],
+): onnx.INodeProto => ({
+  opType,
+  name: `n_${output}`,
+  input: inputs.split(' ').filter((name) => name !== ''),
+  output: output.split(' '),
+  attribute: [...attribute],
+});
+const axis = (i: number): onnx.IAttributeProto => ({ name: 'axis', type: 2, i });
+const branch = (name: string, nodes: readonly onnx.INodeProto[], output: string): onnx.IAttributeProto => ({
+  name,
+  type: 5,
+  g: { name, node: [...nodes], output: [{ name: output }] },
+});
+
+interface Text {
+  readonly nodes: readonly onnx.INodeProto[];
+  readonly inputs?: readonly onnx.IValueInfoProto[];
+  readonly functions?: readonly onnx.IFunctionProto[];
+  readonly outputs?: readonly string[];
+}
+
+const importText = ({
+  nodes,
+  inputs = [],
+  functions = [],
+  outputs = ['logits'],
+}: Text): Promise<Imported> => {
+  const bytes = onnxProto.onnx.ModelProto.encode({
+    irVersion: 10,
+    opsetImport: [
+      { domain: '', version: 20 },
+      { domain: 'local', version: 1 },
+    ],
+    functions: [...functions],
+    graph: {
+      name: 'g',
+      input: [IDS, ...inputs],
+      output: outputs.map((name) => ({ name, type: { tensorType: { elemType: 1 } } })),
+      node: [n('Gather', 'wte input_ids', 'x'), ...nodes],
+      initializer: [
+        floats('wte', [16, 4]),
+        floats('w', [4, 4]),
+        { name: 'low', dims: [], dataType: 1, rawData: raw([-Infinity]) },
+        { name: 'fzero', dims: [], dataType: 1, rawData: raw([0]) },
+        int64s('zero', [0], true),
+        int64s('one', [1], true),
+        int64s('axis0', [0]),
+        int64s('axis1', [1]),
+        flag('yes', true),
+      ],
+    },
+  }).finish();
+  return importOnnx(readOnnxModel(put(folder, `${files++}.onnx`, bytes), { weights: true }), {
+    weights: true,
+  });
+};
+
+/** The graph without where its nodes come from. */
+const textOf = ({ graph }: Imported): string => printGraph(graph).replaceAll(/ @"[^"]*"/g, '');
+
+const scale = (name: string): onnx.IFunctionProto => ({
+  domain: 'local',
+  name,
+  input: ['a'],
+  output: ['b'],
+  attribute: ['axis'],
+  opsetImport: [{ domain: '', version: 20 }],
+  node: [
+    n('MatMul', 'a a2', 'c'),
+    { ...n('Softmax', 'c', 'b'), attribute: [{ name: 'axis', type: 2, refAttrName: 'axis' }] },
+  ],
+});
+
+describe('local functions', () => {
+  const inner: onnx.IFunctionProto = {
+    ...scale('Inner'),
+    input: ['a', 'a2'],
+  };
+  const outer: onnx.IFunctionProto = {
+    domain: 'local',
+    name: 'Outer',
+    input: ['p', 'q'],
+    output: ['r'],
+    opsetImport: [
+      { domain: '', version: 20 },
+      { domain: 'local', version: 1 },
+    ],
+    node: [{ ...n('Inner', 'p q', 'c', [axis(2)]), domain: 'local' }, n('Relu', 'c', 'r')],
+  };
+
+  test('are their bodies, attributes and names put in', async () => {
+    const called = await importText({
+      functions: [inner, outer],
+      nodes: [
+        { ...n('Outer', 'x w', 'y'), domain: 'local' },
+        { ...n('Outer', 'y w', 'logits'), domain: 'local' },
+      ],
+    });
+    const spelled = await importText({
+      nodes: [
+        n('MatMul', 'x w', 'a'),
+        n('Softmax', 'a', 'b', [axis(2)]),
+        n('Relu', 'b', 'c'),
+        n('MatMul', 'c w', 'd'),
+        n('Softmax', 'd', 'e', [axis(2)]),
+        n('Relu', 'e', 'logits'),
+      ],
+    });
+    expect(textOf(called)).toBe(textOf(spelled));
+  });
+
+  test('that call themselves are refused', async () => {
+    const endless = { ...outer, node: [{ ...n('Outer', 'p q', 'r'), domain: 'local' }] };
+    await expect(
+      importText({ functions: [endless], nodes: [{ ...n('Outer', 'x w', 'logits'), domain: 'local' }] }),
+    ).rejects.toThrow(/unfold without end at Outer node n_logits/);
+  });
+});
+
+describe('branches', () => {
+  const either = (condition: string): onnx.INodeProto =>
+    n('If', condition, 'y', [
+      branch('then_branch', [n('MatMul', 'x w', 'z'), n('Relu', 'z', 'a')], 'a'),
+      branch('else_branch', [n('Tanh', 'x', 'a')], 'a'),
+    ]);
+
+  test('of a known condition are taken', async () => {
+    const taken = await importText({ nodes: [either('yes'), n('Neg', 'y', 'logits')] });
+    const spelled = await importText({
+      nodes: [n('MatMul', 'x w', 'z'), n('Relu', 'z', 'y'), n('Neg', 'y', 'logits')],
+    });
+    expect(textOf(taken)).toBe(textOf(spelled));
+  });
+
+  test('of a condition on shapes; what they compute may be a mask', async () => {
+    const { graph, notes } = await importText({
+      nodes: [
+        n('Shape', 'x', 'shape'),
+        n('Gather', 'shape zero', 'batch', [axis(0)]),
+        n('Equal', 'batch one', 'alone'),
+        n('Gather', 'shape one', 'length', [axis(0)]),
+        n('Range', 'zero length one', 'iota'),
+        n('If', 'alone', 'bias', [
+          branch(
+            'then_branch',
+            [
+              n('Unsqueeze', 'iota axis1', 'row'),
+              n('Unsqueeze', 'iota axis0', 'column'),
+              n('LessOrEqual', 'column row', 'seen'),
+              n('Where', 'seen fzero low', 'made'),
+            ],
+            'made',
+          ),
+          branch('else_branch', [n('Identity', 'x', 'made')], 'made'),
+        ]),
+        n('Transpose', 'x', 'xt', [{ name: 'perm', type: 7, ints: [0, 2, 1] }]),
+        n('MatMul', 'x xt', 'scores'),
+        n('Add', 'scores bias', 'masked'),
+        n('Softmax', 'masked', 'weights', [axis(-1)]),
+        n('MatMul', 'weights x', 'logits'),
+      ],
+    });
+    expect(graph.inputs.map((v) => v.node.attrs['name'])).toContain('mask:causal:additive#0');
+    expect(notes).toContain('bias is a causal mask, proved for every length');
+  });
+
+  test('of another condition are refused by name', async () => {
+    await expect(
+      importText({
+        nodes: [
+          n('ReduceMax', 'x', 'most', [{ name: 'keepdims', type: 2, i: 0 }]),
+          n('Greater', 'most fzero', 'positive'),
+          either('positive'),
+          n('Neg', 'y', 'logits'),
+        ],
+      }),
+    ).rejects.toThrow(/If node n_y: its condition 'positive' is not constant/);
+  });
+});
+
+test('a cache is empty, its outputs and the branch that reads it are left out', async () => {
+  const past = input('past_key_values.0.key', 1, ['batch', 'past_length', 4]);
+  const [use, outputs] = [input('use_cache_branch', 9, [1]), ['logits', 'present.0.key']];
+  const cached = await importText({
+    inputs: [past, use],
+    outputs,
+    nodes: [
+      n('Concat', 'past_key_values.0.key x', 'present.0.key', [axis(1)]),
+      n('If', 'use_cache_branch', 'y', [
+        branch('then_branch', [n('Concat', 'past_key_values.0.key x', 'a', [axis(1)])], 'a'),
+        branch('else_branch', [n('MatMul', 'present.0.key w', 'a')], 'a'),
+      ]),
+      n('Relu', 'y', 'logits'),
+    ],
+  });
+  const plain = await importText({ nodes: [n('MatMul', 'x w', 'y'), n('Relu', 'y', 'logits')] });
+  expect(textOf(cached)).toBe(textOf(plain));
+  expect(cached.notes).toContain('1 KV cache inputs are taken as empty: training has no cache');
+  await expect(
+    importText({
+      inputs: [input('past_key_values.0.key', 1, ['batch', 16, 4])],
+      nodes: [n('Concat', 'past_key_values.0.key x', 'logits', [axis(1)])],
+    }),
+  ).rejects.toThrow(/input 'past_key_values.0.key' is no KV cache of open length/);
+});
