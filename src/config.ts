@@ -41,7 +41,34 @@ const train = z.strictObject({
   keep: z.number().int().positive().default(2),
 });
 
+/** How text becomes a masked-language-modelling task, as in BERT (arXiv 1810.04805, section 3.1). */
+const mlm = z.strictObject({
+  /** Share of tokens that are predicted: 80 % of them become `maskId`, 10 % a random id, 10 % stay. */
+  rate: z.number().gt(0).max(1).default(0.15),
+  /** Id of the model's mask token. */
+  maskId: z.number().int().nonnegative(),
+  /** With a document's own ids it decides where its masks are, in every epoch. */
+  seed: z.number().int().nonnegative().default(0),
+  /** Ids that are never chosen: separators, the class token. */
+  special: z.array(z.number().int().nonnegative()).max(10_000).default([]),
+});
+
+/** What the labels mean. */
+const loss = z.discriminatedUnion('kind', [
+  /** Every token predicts the next one; labels are shifted. */
+  z.strictObject({ kind: z.literal('next-token') }),
+  /** Labels belong to their own tokens; `mlm` makes them where the data have none. */
+  z.strictObject({ kind: z.literal('masked-lm'), mlm: mlm.optional() }),
+  /** Labels belong to their own tokens and are classes. */
+  z.strictObject({ kind: z.literal('token-classification') }),
+]);
+
+/** How an `ithaca.config.ts` names losses. */
+export const LOSS_KINDS = loss.options.map(({ shape }) => shape.kind.value);
+
 export const configSchema = z.strictObject({
+  /** The training loss; absent: guessed from the graph, with a note. */
+  loss: loss.optional(),
   /** Options of compiler passes, by pass name; see `ithaca opt --list`. */
   passes: z.record(z.string(), z.record(z.string(), z.unknown())).default({}),
   /** Globs over ONNX or torch parameter names that overrule which parameters are trained. */
@@ -74,6 +101,7 @@ export function parseConfig(value: unknown, source: string): Config {
   if (result.success) return result.data;
   const issue = result.error.issues[0]!;
   const at = issue.path.join('.');
+  if (issue.code === 'invalid_union' && issue.path[0] === 'loss') throw unknownLoss(value, source);
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
     const known = keysAt(issue.path.map(String));
@@ -91,10 +119,23 @@ export function parseConfig(value: unknown, source: string): Config {
   );
 }
 
+function unknownLoss(value: unknown, source: string): UserError {
+  const kind: unknown = (value as { loss?: { kind?: unknown } }).loss?.kind;
+  const near = typeof kind === 'string' ? nearest(kind, LOSS_KINDS) : undefined;
+  const known = `known losses: ${LOSS_KINDS.join(', ')}`;
+  return new UserError(
+    kind === undefined
+      ? `${source}: 'loss' has no kind`
+      : `${source}: there is no loss ${JSON.stringify(kind)}`,
+    near === undefined ? `write loss: { kind: 'masked-lm' }; ${known}` : `did you mean '${near}'? ${known}`,
+  );
+}
+
 function keysAt(path: readonly string[]): string[] {
   if (path.length === 0) return Object.keys(configSchema.shape);
   if (path[0] === 'optimizer') return Object.keys(optimizer.shape);
   if (path[0] === 'train') return Object.keys(train.shape);
+  if (path[0] === 'loss') return path[1] === 'mlm' ? Object.keys(mlm.shape) : ['kind', 'mlm'];
   return path[0] === 'trainable' ? ['include', 'exclude'] : [];
 }
 

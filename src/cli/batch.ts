@@ -58,6 +58,7 @@ export async function runBatch<T>(
   });
   const corpus = await loadCorpus([batch], {
     vocabulary: pkg.manifest.vocabulary,
+    loss: pkg.manifest.loss,
     ...(tokenizer === undefined ? {} : { tokenizer }),
   });
   const documents = Array.from({ length: corpus.count }, (_, index) => corpus.document(index));

@@ -41,7 +41,7 @@ export function declareCompile(program: Command): void {
     .addHelpText(
       'after',
       `
-The config bakes in which parameters are trained, pass options, and AdamW's betas, eps, decay, clipping and ZeRO
+The config bakes in the loss, which parameters are trained, pass options, and AdamW's betas, eps, decay, clipping and ZeRO
 stage; the learning rate and the degrees are chosen when training.
 
 Examples:
@@ -119,6 +119,7 @@ interface Summary {
   readonly parameters: { readonly tensors: number; readonly elements: number };
   readonly trained: { readonly tensors: number; readonly elements: number };
   readonly recognized: Readonly<Record<string, number>>;
+  readonly loss: string;
   readonly maxDegree: number;
   readonly maxDocument: number | null;
   readonly programs: Readonly<Record<string, { instructions: number; segments: number; exchanges: number }>>;
@@ -139,6 +140,7 @@ function summaryOf(output: string, { manifest, programs }: CompileResult, ms: nu
     parameters: { tensors: manifest.parameters.length, elements: elementsOf(manifest.parameters) },
     trained: { tensors: trained.length, elements: elementsOf(trained) },
     recognized: manifest.recognized,
+    loss: manifest.loss.kind,
     maxDegree: manifest.maxDegree,
     maxDocument: manifest.maxDocument?.tokens ?? null,
     programs: Object.fromEntries(
@@ -168,6 +170,7 @@ function* describe(summary: Summary): Generator<string> {
         `trained: ${plural(trained.tensors, 'tensor')}, ${formatCount(trained.elements)} elements`,
     ],
     ['recognised', recognizedText(summary.recognized)],
+    ['loss', summary.loss],
     ['degrees', `1 to ${summary.maxDegree} ranks a sequence`],
     ...(summary.maxDocument === null ? [] : [['documents', `up to ${summary.maxDocument} tokens each`]]),
     [

@@ -23,7 +23,7 @@ export function declareEval(program: Command): void {
       'after',
       `
 The logits of document i of the file (from 0, blank lines not counted) are the float32 tensor 'logits.i' of
-[tokens, vocabulary]. The loss is the mean over counted tokens of all documents.
+[tokens, classes], classes being the vocabulary of a language model. The loss is the mean over counted tokens of all documents.
 
 Examples:
   $ ithaca eval llama.ithaca --batch batch.jsonl
@@ -51,14 +51,14 @@ async function evaluateTo(
   { pkg, session, documents, plan }: BatchRun,
 ): Promise<{ loss: number; tokens: number }> {
   const { SafetensorsStreamWriter } = await import('../files/safetensors.js');
-  const { vocabulary } = pkg.manifest;
+  const { classes } = pkg.manifest.loss;
   const nameOf = new Map(documents.map((document, index) => [document, `logits.${index}`]));
   const writer = await SafetensorsStreamWriter.create(
     output,
     documents.map((document) => ({
       name: nameOf.get(document)!,
       dtype: 'F32' as const,
-      shape: [document.ids.length, vocabulary],
+      shape: [document.ids.length, classes],
     })),
   );
   try {
@@ -70,8 +70,8 @@ async function evaluateTo(
         if (from < to)
           writer.writeAt(
             nameOf.get(document)!,
-            (from - start) * vocabulary,
-            data.subarray((from - row) * vocabulary, (to - row) * vocabulary),
+            (from - start) * classes,
+            data.subarray((from - row) * classes, (to - row) * classes),
           );
         start += document.ids.length;
       }

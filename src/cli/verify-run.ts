@@ -1,4 +1,5 @@
 import { UserError } from '../errors.js';
+import type { Manifest } from '../package/manifest.js';
 import type { Package } from '../package/read.js';
 import { IGNORED, type Document } from '../runtime/data/document.js';
 import { createRandom, randomBelow } from '../runtime/data/random.js';
@@ -129,17 +130,22 @@ function planOf(pkg: Package, seed: number, lanes: Case, degree: number): MicroB
   return {
     lanes: lanes.map((lengths, lane) => ({
       ranks: Array.from({ length: degree }, (_, i) => lane * degree + i),
-      documents: lengths.map((length) => randomDocument(pkg.manifest.vocabulary, length, seed, number++)),
+      documents: lengths.map((length) => randomDocument(pkg.manifest, length, seed, number++)),
     })),
   };
 }
 
 /** Random ids and labels, about one label in five not counted; the first always is, so that no batch is empty. */
-function randomDocument(vocabulary: number, length: number, seed: number, number: number): Document {
+function randomDocument(
+  { vocabulary, loss }: Manifest,
+  length: number,
+  seed: number,
+  number: number,
+): Document {
   const random = createRandom(seed, length, number);
   const ids = Int32Array.from({ length }, () => randomBelow(random, vocabulary));
   const labels = Int32Array.from({ length }, (_, t) => {
-    const label = randomBelow(random, vocabulary);
+    const label = randomBelow(random, loss.classes);
     return t > 0 && randomBelow(random, 5) === 0 ? IGNORED : label;
   });
   return { ids, labels, origin: `random document ${number}` };

@@ -5,11 +5,11 @@ import { UserError } from '../errors.js';
 import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
 import { readOnnxModel } from '../ir/onnx/decode.js';
 import type { OnnxModel } from '../ir/onnx/model.js';
-import { topologicalOrder, type Graph, type Value } from '../ir/graph.js';
+import { topologicalOrder, type Graph } from '../ir/graph.js';
 import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
 import { tensorType } from '../ir/type.js';
-import type { Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
+import type { LossEntry, Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
 import type { Program } from '../package/program.js';
 import { startIndexGenerator } from '../package/index-generator.js';
 import type { Trace } from '../package/trace.js';
@@ -23,6 +23,7 @@ import { buildUpdate } from '../passes/zero.js';
 import { reportPage } from '../report/report.js';
 import { VERSION } from '../version.js';
 import { costOf, type ProgramCost } from './cost.js';
+import { chooseLoss, rowsReadBy } from './loss.js';
 import { traceRecorder } from './trace.js';
 
 export interface CompileOptions {
@@ -121,6 +122,8 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   };
   options.onStage?.('recognize');
   const front = runner('front', imported.graph, FRONT, ['unplaced']);
+  const { note, ...loss } = chooseLoss(front.graph, options.config.loss);
+  if (note !== undefined) notes.push(note);
   options.onStage?.('transform');
   const train = runner('train', front.graph, PIPELINES.train, front.holds).graph;
   const evaluation = runner('eval', front.graph, PIPELINES.eval, front.holds).graph;
@@ -149,6 +152,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     records,
     notes: [...new Set(notes)],
     recognized,
+    ...loss,
     config: options.config,
   });
   return { manifest, cost, programs, graphs, passes: records, files, trace: recorder.trace() };
@@ -182,17 +186,6 @@ function maxDegreeOf(graph: Graph): number {
   return heads.length === 0 ? 1024 : Math.min(...heads);
 }
 
-function vocabularyOf(graph: Graph): number {
-  const logits = graph.outputs.find((o) => o.name === 'logits');
-  const size = logits && constantOf(logits.value.type.dims.at(-1)!.size);
-  if (size === undefined)
-    throw new UserError(
-      'the model has no output `logits` with a constant vocabulary',
-      'export the model with its language-model head',
-    );
-  return size;
-}
-
 function weightOf(model: OnnxModel, name: string): WeightLocation {
   const initializer = model.initializers.get(name);
   if (initializer === undefined || !initializer.isPresent()) return { kind: 'absent' };
@@ -201,20 +194,6 @@ function weightOf(model: OnnxModel, name: string): WeightLocation {
   if (location.kind === 'external')
     return { kind: 'external', file: location.file, offset: location.offset, bytes, dtype };
   return { kind: 'safetensors' };
-}
-
-/** Rows of the tables that token types are read from; undefined: the model has none. */
-function tokenTypesOf(graph: Graph): number | undefined {
-  const typed = new Set<Value>();
-  let rows: number | undefined;
-  for (const node of topologicalOrder(graph)) {
-    const isTypes = node.op === 'input' && node.attrs['name'] === 'token_types';
-    const moved = ['reshape', 'broadcast', 'transpose'].includes(node.op) && typed.has(node.operands[0]!);
-    if (isTypes || moved) typed.add(node.results[0]!);
-    if (node.op !== 'gather' || !typed.has(node.operands[1]!)) continue;
-    rows = Math.min(rows ?? Infinity, constantOf(node.operands[0]!.type.dims[0]!.size) ?? Infinity);
-  }
-  return rows;
 }
 
 interface ManifestSources {
@@ -226,6 +205,8 @@ interface ManifestSources {
   readonly records: readonly PassRecord[];
   readonly notes: readonly string[];
   readonly recognized: ReadonlyMap<string, number>;
+  readonly vocabulary: number;
+  readonly loss: LossEntry;
   readonly config: Config;
 }
 
@@ -242,7 +223,7 @@ function manifestOf(from: ManifestSources): Manifest {
   }));
   const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = from.config.optimizer;
   const { provenLength, maxPositions } = from.imported;
-  const tokenTypes = tokenTypesOf(from.train);
+  const tokenTypes = rowsReadBy(from.train, 'token_types');
   const limit = Math.min(provenLength ?? Infinity, maxPositions ?? Infinity);
   const reason =
     limit === maxPositions
@@ -258,7 +239,8 @@ function manifestOf(from: ManifestSources): Manifest {
       sha256: from.model.sha256(),
       bytes: statSync(from.modelPath).size,
     },
-    vocabulary: vocabularyOf(from.train),
+    vocabulary: from.vocabulary,
+    loss: from.loss,
     ...(tokenTypes === undefined ? {} : { tokenTypes }),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),

@@ -30,13 +30,32 @@ const parameter = z.strictObject({
   weight: weightLocation,
 });
 
+/** What labels mean, and how they come about. */
+const loss = z.strictObject({
+  /** `next-token` labels are shifted: a token has that of its successor. Others belong to their own token. */
+  kind: z.enum(['next-token', 'masked-lm', 'token-classification']),
+  /** Width of the logits: labels are below it. */
+  classes: count,
+  /** Masks for documents that have no labels. */
+  mlm: z
+    .strictObject({
+      rate: z.number().gt(0).max(1),
+      maskId: count,
+      seed: count,
+      special: z.array(count).max(10_000),
+    })
+    .optional(),
+});
+
 export const manifestSchema = z.strictObject({
   format: z.literal('ithaca-package'),
   version: z.literal(1),
   ithaca: text,
   name: text,
   source: z.strictObject({ file: text, sha256, bytes: count }),
+  /** Token ids are below it. */
   vocabulary: count,
+  loss,
   /** Rows of the token type table, where the model has one. */
   tokenTypes: count.optional(),
   /** Degrees above this are refused: the fewest query heads of an attention. */
@@ -61,5 +80,7 @@ export const manifestSchema = z.strictObject({
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;
+export type LossEntry = Manifest['loss'];
+export type MaskEntry = NonNullable<LossEntry['mlm']>;
 export type ParameterEntry = Manifest['parameters'][number];
 export type WeightLocation = ParameterEntry['weight'];

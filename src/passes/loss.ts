@@ -118,7 +118,7 @@ function reaches(target: Value, source: Value, cut: Value): boolean {
 
 export const loss = definePass({
   name: 'loss',
-  doc: 'Replaces the logits by the next-token loss: (sum of token losses, number of counted tokens), tiled over tokens so that whole logits never exist. Labels arrive already shifted.',
+  doc: 'Replaces the logits by the cross entropy of labels: (sum of token losses, number of counted tokens), tiled over tokens so that whole logits never exist. Labels arrive aligned with what predicts them: next-token labels are shifted already.',
   requires: ['recognized', 'unplaced'],
   ensures: ['lossy'],
   numerics: 'reordered',

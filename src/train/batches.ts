@@ -21,6 +21,7 @@ export function loadDocuments(
   const maximumTokens = longestDocument(pkg, settings);
   return loadCorpus(patterns, {
     vocabulary: pkg.manifest.vocabulary,
+    loss: pkg.manifest.loss,
     cwd: settings.cwd,
     ...(settings.tokenizer === undefined ? {} : { tokenizer: settings.tokenizer }),
     ...(maximumTokens === undefined ? {} : { long: { policy: settings.long, maximumTokens } }),

@@ -1,5 +1,6 @@
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
-import type { Config, UserConfig } from '../config.js';
+import { parseConfig, type Config, type UserConfig } from '../config.js';
 import { UserError } from '../errors.js';
 import type { Manifest } from '../package/manifest.js';
 
@@ -67,17 +68,27 @@ const given = (flags: TrainFlags): TrainFlags =>
   Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
 
 /**
- * Betas, decay, clipping and the ZeRO stage are part of the compiled update program.
+ * Betas, decay, clipping and the ZeRO stage are part of the compiled update program, the loss of the manifest.
  * @throws UserError when the config asks for others
  */
 export function requireBaked(manifest: Manifest, config: UserConfig, source: string): void {
+  const hint = `compile again with this config: ithaca compile ${manifest.source.file} -o … --force`;
+  const { classes: _, ...loss } = manifest.loss;
+  if (config.loss !== undefined && !isDeepStrictEqual(parseConfig(config, source).loss, loss))
+    throw new UserError(
+      `${source}: the loss is ${describeLoss(config.loss)}, but ${manifest.name} was compiled with ${describeLoss(loss)}`,
+      hint,
+    );
   const wanted: Readonly<Record<string, unknown>> = config.optimizer ?? {};
   for (const [key, baked] of Object.entries(manifest.optimizer)) {
     const value = Object.hasOwn(wanted, key) ? wanted[key] : undefined;
     if (value === undefined || value === baked) continue;
     throw new UserError(
       `${source}: optimizer.${key} is ${String(value)}, but ${manifest.name} was compiled with ${baked}`,
-      `compile again with this config: ithaca compile ${manifest.source.file} -o … --force`,
+      hint,
     );
   }
 }
+
+const describeLoss = ({ kind, ...options }: NonNullable<UserConfig['loss']>): string =>
+  Object.keys(options).length === 0 ? kind : `${kind} ${JSON.stringify(options)}`;

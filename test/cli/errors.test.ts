@@ -114,6 +114,12 @@ describe('mistakes around a good package', () => {
   beforeAll(async () => {
     await succeed(['compile', llama, '-o', pkg]);
     writeFileSync(at('misspelt.json'), '{"optimizer": {"weightDekay": 0}}');
+    writeFileSync(at('misspelt-loss.json'), '{"loss": {"kind": "masked_lm"}}');
+    writeFileSync(
+      at('misspelt-mask.json'),
+      '{"loss": {"kind": "masked-lm", "mlm": {"maskID": 3, "maskId": 3}}}',
+    );
+    writeFileSync(at('masked.json'), '{"loss": {"kind": "masked-lm"}}');
     writeFileSync(at('stray.jsonl'), '{"input_ids": [1, 2]}\n{"input_ids": [1, 512]}\n');
     writeFileSync(at('empty.jsonl'), '');
     writeFileSync(at('empty.txt'), '');
@@ -127,6 +133,24 @@ describe('mistakes around a good package', () => {
       () => ['compile', llama, '-o', at('never'), '--config', 'misspelt.json'],
       /misspelt\.json: unknown key 'optimizer\.weightDekay'/,
       /did you mean 'weightDecay'/,
+    ],
+    [
+      'a loss misspelt',
+      () => ['compile', llama, '-o', at('never'), '--config', 'misspelt-loss.json'],
+      /misspelt-loss\.json: there is no loss "masked_lm"/,
+      /did you mean 'masked-lm'/,
+    ],
+    [
+      'a masking option misspelt',
+      () => ['compile', llama, '-o', at('never'), '--config', 'misspelt-mask.json'],
+      /misspelt-mask\.json: unknown key 'loss\.mlm\.maskID'/,
+      /did you mean 'maskId'/,
+    ],
+    [
+      'a config whose loss the package was not compiled with',
+      () => train('--data', 'good.jsonl', '--config', 'masked.json'),
+      /masked\.json: the loss is masked-lm, but model was compiled with next-token/,
+      /compile again/,
     ],
     [
       '--sp above the head count',

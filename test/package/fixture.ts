@@ -164,6 +164,7 @@ export function makeContents(changes: Partial<Omit<Manifest, 'files'>> = {}): Pa
       name: 'llama',
       source: { file: 'llama.onnx', sha256: sha256(model), bytes: model.length },
       vocabulary: 96,
+      loss: { kind: 'next-token', classes: 96 },
       maxDegree: 4,
       parameters: modelParameters(),
       passes: [{ name: 'ulysses', options: {} }],

@@ -19,6 +19,7 @@ export const ORACLE_MODELS = [
   'qwen3',
   'mistral',
   'bert',
+  'bert-tokens',
 ];
 
 /** Folder of a model in test/models, wherever the compiled tests run. */
@@ -35,8 +36,8 @@ interface Mapping {
 }
 
 interface OracleJson {
-  /** `mlm`: a label belongs to its own token. */
-  readonly kind: 'causal' | 'mlm';
+  /** Other than `causal`: a label belongs to its own token. */
+  readonly kind: 'causal' | 'mlm' | 'token-classification';
   readonly cases: Readonly<
     Record<
       string,
@@ -63,13 +64,13 @@ export interface OracleDocument {
   readonly labels: number[];
   /** Segments of the tokens, where the model reads them. */
   readonly types?: number[];
-  /** Masked language modelling: a label belongs to its own token. */
-  readonly masked?: boolean;
+  /** A label belongs to its own token. */
+  readonly aligned?: boolean;
 }
 
 /** What the token at each place is to predict: labels as the runtime takes them. */
-export const targetsOf = ({ labels, masked }: OracleDocument): number[] =>
-  masked === true ? labels : [...labels.slice(1), -100];
+export const targetsOf = ({ labels, aligned }: OracleDocument): number[] =>
+  aligned === true ? labels : [...labels.slice(1), -100];
 
 /** What PyTorch computed on the weights of one model in test/models. */
 export interface Oracle {
@@ -113,7 +114,7 @@ export function loadOracle(folder: string): Oracle {
       }
       found.push(...groups.values());
     }
-    return json.kind === 'mlm' ? found.map((document) => ({ ...document, masked: true })) : found;
+    return json.kind === 'causal' ? found : found.map((document) => ({ ...document, aligned: true }));
   };
   const toTorch = (
     byInitializer: ReadonlyMap<string, ArrayLike<number>>,

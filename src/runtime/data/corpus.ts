@@ -30,8 +30,8 @@ interface Columns {
 export interface CorpusBuilder {
   /**
    * @param ids n ≥ 1 token ids
-   * @param labels aligned with `ids` as in Hugging Face (`labels[t]` is the label of token t, the first predicts
-   *   nothing); default: `ids`
+   * @param labels aligned with `ids` as in Hugging Face (`labels[t]` is the label of token t); default: `ids`
+   * @param align `shifted`: token t − 1 predicts `labels[t]`, and the first label nobody; `own`: token t predicts it
    * @param types aligned with `ids`: the segment of each token; default: none
    * @param line from 1; 0 when the document is the whole file
    */
@@ -41,6 +41,7 @@ export interface CorpusBuilder {
     ids: ArrayLike<number>,
     labels?: ArrayLike<number>,
     types?: ArrayLike<number>,
+    align?: 'shifted' | 'own',
   ): void;
   readonly count: number;
   /** Ends the building; at least one document was added. */
@@ -68,9 +69,10 @@ export function createCorpusBuilder(): CorpusBuilder {
     get count() {
       return rows.length;
     },
-    add(file, line, ids, labels, types) {
+    add(file, line, ids, labels, types, align = 'shifted') {
       invariant(ids.length > 0, `an empty document in ${file}`);
       invariant(labels === undefined || labels.length === ids.length, `labels of another length in ${file}`);
+      invariant(labels !== undefined || align === 'shifted', `no labels of their own in ${file}`);
       invariant(
         types === undefined || types.length === ids.length,
         `token types of another length in ${file}`,
@@ -82,8 +84,9 @@ export function createCorpusBuilder(): CorpusBuilder {
       used += ids.length + 1;
       const labelStart = labels === undefined ? start + 1 : used;
       if (labels !== undefined) {
-        slab.set(Array.prototype.slice.call(labels, 1), used);
-        slab[used + labels.length - 1] = IGNORED;
+        const skipped = align === 'shifted' ? 1 : 0;
+        slab.set(Array.prototype.slice.call(labels, skipped), used);
+        slab.fill(IGNORED, used + labels.length - skipped, used + labels.length);
         used += labels.length;
       }
       const typeStart = types === undefined ? -1 : used;

@@ -8,8 +8,8 @@ export interface Document {
   /** int32[n], n ≥ 1: token ids in [0, vocabulary) */
   readonly ids: Int32Array;
   /**
-   * int32[n]: what token t has to predict, the id at t + 1 or {@link IGNORED}. Shifted here, per document and
-   * before any sharding: a shift of a shard would lose the token at its border.
+   * int32[n]: what token t has to predict, or {@link IGNORED}. For next-token losses that is the id at t + 1:
+   * shifted per document and before any sharding, because a shift of a shard would lose the token at its border.
    */
   readonly labels: Int32Array;
   /** int32[n]: the segment of each token, for models that embed it (`token_type_ids`); absent: 0. */

@@ -4,14 +4,18 @@ import path from 'node:path';
 import { glob } from 'tinyglobby';
 import { UserError } from '../../errors.js';
 import { explainReadError, statIfPresent } from '../../files/fs-errors.js';
+import type { LossEntry } from '../../package/manifest.js';
 import { createCorpusBuilder, limitLength, type CorpusBuilder, type LongPolicy } from './corpus.js';
 import { IGNORED, type Corpus } from './document.js';
 import { readLines } from './lines.js';
+import { maskDocument } from './mask.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
 
 export interface LoadOptions {
-  /** Ids and labels must be below it: the model's embedding rows. */
+  /** Ids must be below it: the model's embedding rows. */
   readonly vocabulary: number;
+  /** What labels mean, below which number they are, and how to make them; default: next tokens. */
+  readonly loss?: LossEntry;
   /** `bytes`, or a Hugging Face `tokenizer.json` or its folder. Needed for text, not for `input_ids`. */
   readonly tokenizer?: string;
   /** What to do with documents of more than `maximumTokens`; see `limitLength`. */
@@ -27,8 +31,9 @@ const JSONL = new Set(['.jsonl', '.ndjson']);
  * Loads the documents of all files that `patterns` (paths or globs) match, files in order of their paths.
  *
  * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?, "token_type_ids": […]?}` or `{"text": "…"}`. Labels are as in
- *   Hugging Face, aligned with the tokens, −100 where nothing is predicted, by default the ids; they are shifted
- *   here. `attention_mask` must be all ones; other keys are passed over.
+ *   Hugging Face, aligned with the tokens, −100 where nothing is predicted. For next-token losses they are shifted
+ *   here, and are the ids by default; a masked-LM loss with `mlm` masks documents without labels.
+ *   `attention_mask` must be all ones; other keys are passed over.
  * - any other file: one document of text.
  *
  * @throws UserError, naming file and line, for anything that is not such a document
@@ -37,7 +42,8 @@ export async function loadCorpus(patterns: readonly string[], options: LoadOptio
   const files = await matchFiles(patterns, options.cwd ?? process.cwd());
   const tokenizer = options.tokenizer === undefined ? undefined : await loadTokenizer(options.tokenizer);
   const builder = createCorpusBuilder();
-  const context: Context = { builder, tokenizer, vocabulary: options.vocabulary };
+  const { vocabulary, loss = { kind: 'next-token', classes: vocabulary } } = options;
+  const context: Context = { builder, tokenizer, vocabulary, loss };
   for (const file of files) {
     const before = builder.count;
     if (JSONL.has(path.extname(file).toLowerCase())) await loadLines(file, context);
@@ -54,6 +60,7 @@ interface Context {
   readonly builder: CorpusBuilder;
   readonly tokenizer: Tokenizer | undefined;
   readonly vocabulary: number;
+  readonly loss: LossEntry;
 }
 
 /** Paths as the user would write them, relative to the working directory where they are below `cwd`. */
@@ -88,14 +95,15 @@ async function matchPattern(pattern: string, cwd: string): Promise<readonly stri
   return glob(pattern, { cwd, expandDirectories: false, onlyFiles: true });
 }
 
-async function loadText(file: string, { builder, tokenizer, vocabulary }: Context): Promise<void> {
+async function loadText(file: string, context: Context): Promise<void> {
+  const { tokenizer, vocabulary } = context;
   if (tokenizer === undefined) throw needsTokenizer(file);
   const bytes = await readSmallFile(file);
   if (bytes.length === 0) throw new UserError(`${file} is empty`, 'remove it or fill it');
   const ids = encode(tokenizer, bytes, file);
   if (ids.length === 0) return;
   checkIds(ids, { at: file, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
-  builder.add(file, 0, ids);
+  addDocument(file, 0, ids, undefined, undefined, context);
 }
 
 async function readSmallFile(file: string): Promise<Uint8Array> {
@@ -166,9 +174,9 @@ function addIds(file: string, line: number, json: Record<string, unknown>, conte
         'labels are aligned with input_ids: one each, −100 where nothing is predicted, not shifted',
       );
     }
-    checkIds(labels, { at, key: 'labels', vocabulary, ignored: IGNORED });
+    checkLabels(labels, at, context);
   }
-  context.builder.add(file, line, ids, labels, tokenTypes(json, at, ids.length));
+  addDocument(file, line, ids, labels, tokenTypes(json, at, ids.length), context);
 }
 
 /** Which of them a model has is known when its plan is checked. */
@@ -192,7 +200,7 @@ function tokenTypes(
 
 function addTextLine(file: string, line: number, json: Record<string, unknown>, context: Context): void {
   const at = `${file}:${line}`;
-  const { builder, tokenizer, vocabulary } = context;
+  const { tokenizer, vocabulary } = context;
   const text = json['text'];
   if (typeof text !== 'string' || text === '') {
     throw new UserError(`${at}: "text" is ${text === '' ? 'empty' : 'no string'}`, 'give it a text');
@@ -207,7 +215,29 @@ function addTextLine(file: string, line: number, json: Record<string, unknown>, 
   const ids = encode(tokenizer, Buffer.from(text), at);
   if (ids.length === 0) throw new UserError(`${at}: the tokenizer gives no token for it`, 'remove the line');
   checkIds(ids, { at, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
-  builder.add(file, line, ids);
+  addDocument(file, line, ids, undefined, undefined, context);
+}
+
+/** Adds a document whose ids and labels were checked; labels that it lacks are made, where the loss allows. */
+function addDocument(
+  file: string,
+  line: number,
+  ids: ArrayLike<number>,
+  labels: ArrayLike<number> | undefined,
+  types: ArrayLike<number> | undefined,
+  { builder, loss, vocabulary }: Context,
+): void {
+  if (loss.kind === 'next-token') return builder.add(file, line, ids, labels, types);
+  if (labels !== undefined) return builder.add(file, line, ids, labels, types, 'own');
+  if (loss.mlm === undefined)
+    throw new UserError(
+      `${line === 0 ? file : `${file}:${line}`} has no labels, which the loss ${loss.kind} needs`,
+      loss.kind === 'masked-lm'
+        ? "give labels, or compile with a masking rate: loss: { kind: 'masked-lm', mlm: { maskId: 103 } }"
+        : 'give each line "labels": a class for each token, −100 where none is predicted',
+    );
+  const masked = maskDocument(ids, vocabulary, loss.mlm);
+  builder.add(file, line, masked.ids, masked.labels, types, 'own');
 }
 
 function encode(tokenizer: Tokenizer, text: Uint8Array, at: string): ArrayLike<number> {
@@ -247,6 +277,18 @@ function checkIds(ids: ArrayLike<number>, { at, key, vocabulary, ignored }: IdCh
       'use the tokenizer that belongs to the model',
     );
   }
+}
+
+function checkLabels(labels: readonly number[], at: string, { loss }: Context): void {
+  if (loss.kind !== 'token-classification')
+    return checkIds(labels, { at, key: 'labels', vocabulary: loss.classes, ignored: IGNORED });
+  const stray = labels.findIndex((label) => (label < 0 || label >= loss.classes) && label !== IGNORED);
+  if (stray >= 0)
+    throw new UserError(
+      `${at}: labels[${stray}] is ${labels[stray]}, outside the model's ${loss.classes} classes` +
+        ` (0 to ${loss.classes - 1}, or ${IGNORED})`,
+      'labels are classes, one a token, or −100 where none is predicted',
+    );
 }
 
 function needsTokenizer(at: string): UserError {

@@ -76,7 +76,7 @@ export function checkDegree(degree: number, { maxDegree, name }: Manifest): void
 }
 
 function checkDocument({ ids, labels, types, origin }: Document, manifest: Manifest): void {
-  const { maxDocument, vocabulary, tokenTypes } = manifest;
+  const { maxDocument, vocabulary, tokenTypes, loss } = manifest;
   if (maxDocument !== undefined && ids.length > maxDocument.tokens)
     throw new UserError(
       `${origin}: the document has ${ids.length} tokens, the model allows ${maxDocument.tokens} (${maxDocument.reason})`,
@@ -88,11 +88,11 @@ function checkDocument({ ids, labels, types, origin }: Document, manifest: Manif
       `${origin}: token ${stray} has id ${ids[stray]}, outside the vocabulary of ${vocabulary}`,
       'use the tokenizer the model was trained with',
     );
-  const wrong = labels.findIndex((label) => label >= vocabulary || (label < 0 && label !== -100));
+  const wrong = labels.findIndex((label) => label >= loss.classes || (label < 0 && label !== -100));
   if (wrong >= 0)
     throw new UserError(
-      `${origin}: the label of token ${wrong} is ${labels[wrong]}, outside the vocabulary of ${vocabulary}`,
-      'labels are token ids, or −100 where nothing is predicted',
+      `${origin}: the label of token ${wrong} is ${labels[wrong]}, outside the ${loss.kind === 'token-classification' ? `${loss.classes} classes` : `vocabulary of ${loss.classes}`}`,
+      'labels are −100 where nothing is predicted',
     );
   const type = types?.find((t) => t < 0 || t >= (tokenTypes ?? Infinity));
   if (type !== undefined)

@@ -47,7 +47,7 @@ export interface GradientMetrics extends StepMetrics {
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
-/** Rows `row …` of the packed row of a lane: `data` is [rows, vocabulary]. */
+/** Rows `row …` of the packed row of a lane: `data` is [rows, classes]. */
 export interface LogitRows {
   readonly microBatch: number;
   readonly lane: number;
@@ -257,11 +257,11 @@ export class TrainingSession {
 
   /** A stream from every rank to `onLogits`. */
   #streams(plan: readonly MicroBatchPlan[], onLogits: (tile: LogitRows) => void): RankStream[] {
-    const { vocabulary } = this.package.manifest;
+    const { classes } = this.package.manifest.loss;
     return Array.from({ length: this.world }, (_, rank) =>
       openStream(({ microBatch, row, data }) => {
         const lane = plan[microBatch]!.lanes.findIndex(({ ranks }) => ranks.includes(rank));
-        onLogits({ microBatch, lane, row, rows: data.length / vocabulary, data });
+        onLogits({ microBatch, lane, row, rows: data.length / classes, data });
       }),
     );
   }

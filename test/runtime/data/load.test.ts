@@ -70,6 +70,26 @@ describe('JSONL', () => {
     expect(await refusal('types.jsonl')).toMatch(/token_type_ids has -1/);
   });
 
+  test('labels of other losses belong to their own tokens, through cuts too', async () => {
+    write('own.jsonl', '{"input_ids": [5, 6, 7, 8], "labels": [1, -100, 2, 0]}');
+    const loss = { kind: 'token-classification', classes: 3 } as const;
+    const whole = await load('own.jsonl', { loss });
+    expect(contents(whole)).toEqual([{ ids: [5, 6, 7, 8], labels: [1, -100, 2, 0] }]);
+    const cut = await load('own.jsonl', { loss, long: { policy: 'split', maximumTokens: 2 } });
+    expect(contents(cut).map(({ labels }) => labels)).toEqual([
+      [1, -100],
+      [2, 0],
+    ]);
+    const shifted = await load('own.jsonl');
+    expect(shifted.fingerprint).not.toBe(whole.fingerprint);
+    write('own.jsonl', '{"input_ids": [5], "labels": [3]}');
+    expect(await refusal('own.jsonl', { loss })).toMatch(/labels\[0\] is 3, outside the model's 3 classes/);
+    write('own.jsonl', '{"input_ids": [5]}');
+    expect(await refusal('own.jsonl', { loss })).toMatch(
+      /own\.jsonl:1 has no labels, which the loss token-classification needs/,
+    );
+  });
+
   test('lines across read chunks, documents larger than a slab', async () => {
     const long = Array.from({ length: 1_500_000 }, (_, index) => index % 251);
     const lines = Array.from({ length: 200 }, (_, index) => ({ input_ids: [index, index + 1] }));
@@ -292,5 +312,61 @@ describe('--long', () => {
       { ids: [1, 2], labels: [2, -100] },
       { ids: [10, 11, 12], labels: [11, 12, 13] },
     ]);
+  });
+});
+
+describe('masked language modelling', () => {
+  const mlm = { rate: 0.15, maskId: 255, seed: 3, special: [7] };
+  const loss = { kind: 'masked-lm', classes: 256, mlm } as const;
+  const document = (n: number): number[] => Array.from({ length: n }, (_, t) => (t * 31) % 251);
+
+  test('needs labels or a masking rate', async () => {
+    write('plain.jsonl', '{"input_ids": [5, 6]}');
+    expect(await refusal('plain.jsonl', { loss: { kind: 'masked-lm', classes: 256 } })).toMatch(
+      /plain\.jsonl:1 has no labels, which the loss masked-lm needs/,
+    );
+    write('plain.txt', 'sing');
+    expect(
+      await refusal('plain.txt', { tokenizer: 'bytes', loss: { kind: 'masked-lm', classes: 256 } }),
+    ).toMatch(/plain\.txt has no labels/);
+  });
+
+  test('predicts 15 % of the tokens, of which 80 % are hidden and 10 % replaced', async () => {
+    write('long.jsonl', JSON.stringify({ input_ids: document(40_000) }));
+    const [found] = contents(await load('long.jsonl', { loss }));
+    const chosen = found!.labels.flatMap((label, t) => (label === -100 ? [] : [t]));
+    const share = (part: readonly number[], of: number): number => part.length / of;
+    expect(share(chosen, 40_000)).toBeCloseTo(0.15, 2);
+    expect(
+      share(
+        chosen.filter((t) => found!.ids[t] === mlm.maskId),
+        chosen.length,
+      ),
+    ).toBeCloseTo(0.8, 1);
+    expect(
+      share(
+        chosen.filter((t) => found!.ids[t] === found!.labels[t]),
+        chosen.length,
+      ),
+    ).toBeCloseTo(0.1, 1);
+    const original = document(40_000);
+    expect(chosen.every((t) => found!.labels[t] === original[t])).toBe(true);
+    expect(found!.labels).not.toContain(7);
+    expect(original.every((id, t) => found!.labels[t] !== -100 || found!.ids[t] === id)).toBe(true);
+  });
+
+  test('hides the same tokens of a document wherever it is, others with another seed', async () => {
+    const lines = [60, 61, 62].map((n) => JSON.stringify({ input_ids: document(n) }));
+    write('forward.jsonl', lines.join('\n'));
+    write('backward.jsonl', [...lines].reverse().join('\n'));
+    const forward = contents(await load('forward.jsonl', { loss }));
+    expect(contents(await load('backward.jsonl', { loss })).reverse()).toEqual(forward);
+    const other = { ...loss, mlm: { ...mlm, seed: 4 } };
+    expect(contents(await load('forward.jsonl', { loss: other }))).not.toEqual(forward);
+  });
+
+  test('leaves labels that are given as they are', async () => {
+    write('given.jsonl', '{"input_ids": [5, 6], "labels": [-100, 9]}');
+    expect(contents(await load('given.jsonl', { loss }))).toEqual([{ ids: [5, 6], labels: [-100, 9] }]);
   });
 });

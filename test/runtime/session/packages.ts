@@ -90,6 +90,7 @@ export async function writeGraph(
         bytes: 8,
       },
       vocabulary: 11,
+      loss: { kind: 'next-token', classes: 11 },
       maxDegree: 4,
       maxDocument: { tokens: 100, reason: 'this test says so' },
       parameters: inputs.map((v) => ({
