@@ -8,6 +8,7 @@ import { declareGrad } from './grad.js';
 import { declareInspect } from './inspect.js';
 import { declareOpt } from './opt.js';
 import { err, out } from './output.js';
+import { declarePlan } from './plan.js';
 import { reportError } from './report-error.js';
 import { declareTrain } from './train.js';
 import { declareVerify } from './verify.js';
@@ -17,6 +18,7 @@ const declarations = [
   { name: 'inspect', declare: declareInspect },
   { name: 'explain', declare: declareExplain },
   { name: 'verify', declare: declareVerify },
+  { name: 'plan', declare: declarePlan },
   { name: 'train', declare: declareTrain },
   { name: 'export', declare: declareExport },
   { name: 'eval', declare: declareEval },
