@@ -18,6 +18,7 @@ export const ORACLE_MODELS = [
   'llama-opset23-nopos',
   'qwen3',
   'mistral',
+  'mixtral',
   'bert',
   'bert-tokens',
 ];

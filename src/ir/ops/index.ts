@@ -11,6 +11,7 @@ import * as optimizer from './optimizer.js';
 import * as reduce from './reduce.js';
 import * as shape from './shape.js';
 import * as tiled from './tiled.js';
+import * as topK from './top-k.js';
 import { TypeMismatch } from '../op.js';
 import { defineOp } from './define.js';
 
@@ -66,6 +67,7 @@ export const OPS = {
   reduce_mean: reduce.reduceMean,
   reduce_max: reduce.reduceMax,
   softmax: reduce.softmax,
+  top_k: topK.topK,
   gelu: activation.gelu,
   gelu_vjp: activation.geluVjp,
   silu: activation.silu,

@@ -23,6 +23,7 @@ const STRUCTURE: Readonly<Record<string, readonly [number, number, string]>> = {
   'llama-opset23-ops': [104, 23, 'input_ids attention_mask position_ids'],
   'llama-opset23-nopos': [103, 23, 'input_ids attention_mask'],
   qwen3: [216, 20, 'input_ids attention_mask'],
+  mixtral: [236, 20, 'input_ids attention_mask'],
   mistral: [191, 20, 'input_ids attention_mask'],
   bert: [124, 20, 'input_ids attention_mask token_type_ids'],
 };

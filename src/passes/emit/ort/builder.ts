@@ -43,11 +43,14 @@ export interface ModelBuilder {
     attrs?: OrtAttrs,
     scratch?: readonly Type[],
   ): OrtValue;
-  /** One node with several results. An undefined type: an optional result that is not wanted. */
+  /**
+   * One node with several results. An undefined type: an optional result that is not wanted; `int64`: a result
+   * that no IR type describes and memory does not count.
+   */
   ops(
     op: string,
     inputs: readonly (OrtValue | undefined)[],
-    types: readonly (Type | undefined)[],
+    types: readonly (Type | 'int64' | undefined)[],
     attrs?: OrtAttrs,
   ): readonly OrtValue[];
   /** A node over int64 shape values. */
@@ -140,7 +143,7 @@ export function modelBuilder(): ModelBuilder {
       return result;
     },
     ops: (op, operands, results, attrs = {}) => {
-      const made = results.map((type) => make(type));
+      const made = results.map((type) => make(type === 'int64' ? undefined : type));
       emit(
         op,
         operands,

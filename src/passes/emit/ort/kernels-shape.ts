@@ -115,3 +115,14 @@ export const softmax: OrtKernel = {
 export const cast: OrtKernel = {
   lower: (k) => [k.build.op('Cast', [k.operand(0)], resultType(k), { to: elementCode(resultType(k).dtype) })],
 };
+
+/** ONNX gives the places as int64. */
+export const topK: OrtKernel = {
+  lower: (k) => {
+    const count = k.build.int64s([numberAttr(k.attrs, 'k')]);
+    const [values, places] = k.build.ops('TopK', [k.operand(0), count], [resultType(k, 0), 'int64'], {
+      axis: -1,
+    });
+    return [values!, k.build.op('Cast', [places!], resultType(k, 1), { to: elementCode('i32') })];
+  },
+};

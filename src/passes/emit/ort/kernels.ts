@@ -50,6 +50,7 @@ export const ORT_KERNELS = {
   reduce_mean: shape.reduction('ReduceMean'),
   reduce_max: shape.reduction('ReduceMax'),
   softmax: shape.softmax,
+  top_k: shape.topK,
   gelu: activation.gelu,
   gelu_vjp: activation.geluVjp,
   silu: activation.silu,

@@ -113,6 +113,31 @@ const Softmax: OnnxOp = {
   },
 };
 
+const TopK: OnnxOp = {
+  infer: (ctx) => {
+    const { dtype, dims } = ctx.operand(0);
+    const at = ctx.axis(ctx.int('axis', -1), dims.length);
+    const count = ctx.scalar(1);
+    const cut = dims.map((size, i) => (i === at ? count : size));
+    return [
+      { dtype, dims: cut },
+      { dtype: 'i64', dims: cut },
+    ];
+  },
+  values: [0],
+  translate: (ctx) => {
+    const { dims } = ctx.operand(0);
+    const k = constantOf(ctx.scalar(1)) ?? ctx.fail('takes a number of elements that is not constant');
+    if (
+      ctx.axis(ctx.int('axis', -1), dims.length) !== dims.length - 1 ||
+      constantOf(dims.at(-1)!) === undefined
+    )
+      ctx.fail('takes elements of other dims than the last', 'only routing by features can be trained');
+    if (ctx.int('largest', 1) !== 1) ctx.fail('takes the smallest elements', 'use a model without it');
+    return ctx.build('top_k', [ctx.value(0)], { k });
+  },
+};
+
 /** Only the last dim: what models have, and what the IR's norms are. */
 function lastAxisOnly(ctx: TranslateContext): void {
   const rank = ctx.operand(0).dims.length;
@@ -168,6 +193,7 @@ export const contractOps = {
   ReduceMin: reduction(undefined),
   ReduceProd: reduction(undefined),
   Softmax,
+  TopK,
   LayerNormalization,
   RMSNormalization,
 } as const satisfies Record<string, OnnxOp>;

@@ -77,19 +77,6 @@ const Pad: OnnxOp = {
   },
 };
 
-const TopK: OnnxOp = {
-  infer: (ctx) => {
-    const { dtype, dims } = ctx.operand(0);
-    const at = ctx.axis(ctx.int('axis', -1), dims.length);
-    const count = ctx.scalar(1);
-    const cut = dims.map((size, i) => (i === at ? count : size));
-    return [
-      { dtype, dims: cut },
-      { dtype: 'i64', dims: cut },
-    ];
-  },
-};
-
 export const generateOps = {
   Shape,
   Size: SizeOf,
@@ -100,5 +87,4 @@ export const generateOps = {
   ScatterND,
   ScatterElements,
   Pad,
-  TopK,
 } as const satisfies Record<string, OnnxOp>;
