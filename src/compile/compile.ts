@@ -4,7 +4,8 @@ import type { Config } from '../config.js';
 import { UserError } from '../errors.js';
 import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
 import { readOnnxModel } from '../ir/onnx/decode.js';
-import type { OnnxModel } from '../ir/onnx/model.js';
+import { constantTensor } from '../ir/onnx/attribute.js';
+import type { OnnxInitializer, OnnxModel } from '../ir/onnx/model.js';
 import { topologicalOrder, type Graph } from '../ir/graph.js';
 import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
@@ -186,8 +187,14 @@ function maxDegreeOf(graph: Graph): number {
   return heads.length === 0 ? 1024 : Math.min(...heads);
 }
 
+/** The tensor of a Constant node, by the node's output. */
+function constantOfNode(model: OnnxModel, name: string): OnnxInitializer | undefined {
+  const node = model.nodes.find(({ outputs }) => outputs[0] === name);
+  return node && constantTensor(node);
+}
+
 function weightOf(model: OnnxModel, name: string): WeightLocation {
-  const initializer = model.initializers.get(name);
+  const initializer = model.initializers.get(name) ?? constantOfNode(model, name);
   if (initializer === undefined || !initializer.isPresent()) return { kind: 'absent' };
   const { location, dtype, bytes } = initializer;
   if (location.kind === 'inline') return { kind: 'model', offset: location.offset, bytes, dtype };

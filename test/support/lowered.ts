@@ -3,6 +3,7 @@ import { lowerModel, type Lowered } from '../../src/compile/compile.js';
 import { parseConfig } from '../../src/config.js';
 import { inputName, inputRole, type Graph } from '../../src/ir/graph.js';
 import type { Tensor } from '../../src/ir/op.js';
+import { constantTensor } from '../../src/ir/onnx/attribute.js';
 import { readOnnxModel } from '../../src/ir/onnx/decode.js';
 import { packDocuments } from '../../src/runtime/data/pack.js';
 import { targetsOf, type OracleDocument } from './oracle.js';
@@ -22,7 +23,9 @@ export function weightsOf(folder: string, graph: Graph): Map<string, Tensor> {
     graph.inputs
       .filter((v) => inputRole(v) === 'parameter')
       .map((v) => {
-        const tensor = model.initializers.get(inputName(v))!.read();
+        const name = inputName(v);
+        const node = model.nodes.find(({ outputs }) => outputs[0] === name);
+        const tensor = (model.initializers.get(name) ?? constantTensor(node!))!.read();
         return [inputName(v), { shape: [...tensor.dims], data: Float64Array.from(tensor.toFloat64()) }];
       }),
   );

@@ -21,7 +21,7 @@ interface Body {
 }
 
 /** Weights inside of a branch could not be written back when the trained model is exported. */
-const MAX_BODY_CONSTANT = 64;
+const MAX_BODY_CONSTANT = 16;
 
 /**
  * @param decide the value of a condition, by name; undefined when it is not known

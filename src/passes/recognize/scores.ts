@@ -49,6 +49,19 @@ export function readScores(softmax: Located, v: Located, heads: number): Reading
   }
 }
 
+/** Scores whose hidden elements are set to 0 by a mask that hides no more than what was added after it. */
+function unzeroed({ here, mask }: Path): Located | undefined {
+  for (const [scores, other] of eitherOrder(here.value, 'mul')) {
+    const condition = operandsOf(other, 'cast')?.[0];
+    const aligned = condition?.type.dtype === 'bool' ? throughElementwise(here, condition) : undefined;
+    const zeroes = aligned && booleanMask(aligned);
+    if (zeroes === undefined || isNearMiss(zeroes)) continue;
+    const both = bothMasks(mask, zeroes);
+    if (both.kind === mask.kind && both.window === mask.window) return throughElementwise(here, scores);
+  }
+  return undefined;
+}
+
 /** One step towards the product: through a scaling, a move or tanh. */
 function inward(path: Path): NearMiss | undefined {
   const { value } = path.here;
@@ -64,7 +77,7 @@ function inward(path: Path): NearMiss | undefined {
     return undefined;
   }
   const less = unscaled(path.here);
-  const next = less?.here ?? throughMove(path.here);
+  const next = less?.here ?? unzeroed(path) ?? throughMove(path.here);
   if (next === undefined) return { nearMiss: blocked(value.node) };
   path.scale *= less?.scale ?? 1;
   path.here = next;

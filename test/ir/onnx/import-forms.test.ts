@@ -69,6 +69,20 @@ describe('masks', () => {
     ).toBe(false);
   });
 
+  test('a mask of the numbers 0 and 1', () => {
+    const numbers = (n: number) => additive(n, (i, j) => Number(j <= i));
+    const form = deriveForm(additiveFacts, numbers(5), 5)!;
+    expect(form).toEqual({ kind: 'mask', mask: 'causal', additive: false, cast: true });
+    expect(fitsForm(form, numbers(9), 9)).toBe(true);
+    expect(
+      deriveForm(
+        additiveFacts,
+        additive(5, (i, j) => (j < i ? 2 : Number(j <= i))),
+        5,
+      ),
+    ).toBeUndefined();
+  });
+
   test('everything seen is a constant; other patterns are nothing', () => {
     expect(
       deriveForm(

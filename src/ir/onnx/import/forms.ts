@@ -22,9 +22,13 @@ export type Form =
   | DistanceForm;
 
 /** `inverted`: a boolean mask that is true where a key is not seen. */
-export type MaskForm = { readonly kind: 'mask'; readonly additive: boolean; readonly inverted?: true } & (
-  { readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number }
-);
+export type MaskForm = {
+  readonly kind: 'mask';
+  readonly additive: boolean;
+  readonly inverted?: true;
+  /** A boolean mask as numbers 0 and 1. */
+  readonly cast?: true;
+} & ({ readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number });
 
 /** Which forms a value can have by its type alone. */
 interface Layout {
@@ -69,11 +73,17 @@ export function deriveForm(
     candidates.push({ kind: 'iota', offset: first, inner: layout.inner });
   if (layout.lengths === 2 && layout.plain && layout.masks) {
     const last = ((rows?.length ?? n) - 1) * n;
-    const { additive } = layout;
+    const cast = layout.additive && Number(data[last + n - 1]) === 1;
+    const additive = layout.additive && !cast;
     const inverted = !additive && Number(data[last + n - 1]) === 0;
     let seen = 0;
     while (seen < n && isSeen(Number(data[last + n - 1 - seen]), additive) === !inverted) seen++;
-    const common = { kind: 'mask', additive, ...(inverted ? { inverted } : {}) } as const;
+    const common = {
+      kind: 'mask',
+      additive,
+      ...(inverted ? { inverted } : {}),
+      ...(cast ? { cast } : {}),
+    } as const;
     candidates.push(seen === n ? { ...common, mask: 'causal' } : { ...common, mask: 'window', window: seen });
   }
   const distance =
@@ -103,6 +113,8 @@ export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: re
   if (form.kind === 'distance') return fitsDistance(form, elements, n, rows);
   const window = form.mask === 'window' ? form.window : n;
   const inverted = form.inverted === true;
+  if (form.cast === true && !elements.every((element: number) => element === 0 || element === 1))
+    return false;
   const count = rows?.length ?? n;
   if (elements.length !== count * n || window < 1) return false;
   for (let r = 0; r < count; r++) {

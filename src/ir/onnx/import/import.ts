@@ -54,7 +54,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
   );
-  const rule = decideTrainable(classified, plan.nodes, stored);
+  const rule = decideTrainable({ ...classified, model }, plan.nodes, stored);
   const kept = stored.filter((tensor) => !isInlined(tensor.elementCount, rule.get(tensor.name)!));
   const infos = parameterInfos(model, kept, rule, options);
   const decisions = new Map([...rule, ...infos.map((info) => [info.name, info] as const)]);

@@ -66,6 +66,8 @@ export function decideTrainable(
 }
 
 function decide(model: OnnxModel, tensor: OnnxInitializer, roles: ReadonlySet<Role>): Decision {
+  if (!model.initializers.has(tensor.name))
+    return { trainable: false, reason: 'a Constant node: a trained value could not be written back' };
   if (tensor.elementCount <= 1) return { trainable: false, reason: 'a single number' };
   if (roles.has('data')) return { trainable: true, reason: 'used beside activations' };
   if (roles.has('table')) {

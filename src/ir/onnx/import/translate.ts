@@ -201,6 +201,7 @@ function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
   const dtype = irDtype(facts.dtype);
   if (form.kind === 'mask') {
     const mask = maskInput(state, form, facts.dims);
+    if (form.cast === true) return build.one('cast', [mask], { to: dtype });
     return form.inverted === true ? build.one('not', [mask]) : mask;
   }
   if (form.kind === 'distance') return distanceInput(state, form, facts);
