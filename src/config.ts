@@ -61,6 +61,8 @@ const loss = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('masked-lm'), mlm: mlm.optional() }),
   /** Labels belong to their own tokens and are classes. */
   z.strictObject({ kind: z.literal('token-classification') }),
+  /** Each document has one label, a class. */
+  z.strictObject({ kind: z.literal('document-classification') }),
 ]);
 
 /** How an `ithaca.config.ts` names losses. */

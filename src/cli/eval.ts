@@ -23,7 +23,8 @@ export function declareEval(program: Command): void {
       'after',
       `
 The logits of document i of the file (from 0, blank lines not counted) are the float32 tensor 'logits.i' of
-[tokens, classes], classes being the vocabulary of a language model. The loss is the mean over counted tokens of all documents.
+[tokens, classes], classes being the vocabulary of a language model; of [classes] where documents are classified.
+The loss is the mean over counted tokens of all documents.
 
 Examples:
   $ ithaca eval llama.ithaca --batch batch.jsonl
@@ -51,14 +52,14 @@ async function evaluateTo(
   { pkg, session, documents, plan }: BatchRun,
 ): Promise<{ loss: number; tokens: number }> {
   const { SafetensorsStreamWriter } = await import('../files/safetensors.js');
-  const { classes } = pkg.manifest.loss;
+  const { classes, pool } = pkg.manifest.loss;
   const nameOf = new Map(documents.map((document, index) => [document, `logits.${index}`]));
   const writer = await SafetensorsStreamWriter.create(
     output,
     documents.map((document) => ({
       name: nameOf.get(document)!,
       dtype: 'F32' as const,
-      shape: [document.ids.length, classes],
+      shape: pool === undefined ? [document.ids.length, classes] : [classes],
     })),
   );
   try {
@@ -66,11 +67,14 @@ async function evaluateTo(
       // A tile may reach over several documents of its lane's row.
       let start = 0;
       for (const document of plan[microBatch]!.lanes[lane]!.documents) {
-        const [from, to] = [Math.max(row, start), Math.min(row + rows, start + document.ids.length)];
+        // The rows that are the document's: all, or the token that stands for it.
+        const first = pool === 'last' ? start + document.ids.length - 1 : start;
+        const end = pool === undefined ? start + document.ids.length : first + 1;
+        const [from, to] = [Math.max(row, first), Math.min(row + rows, end)];
         if (from < to)
           writer.writeAt(
             nameOf.get(document)!,
-            (from - start) * classes,
+            (from - first) * classes,
             data.subarray((from - row) * classes, (to - row) * classes),
           );
         start += document.ids.length;

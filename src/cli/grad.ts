@@ -21,8 +21,8 @@ export function declareGrad(program: Command): void {
       'after',
       `
 Labels are as in Hugging Face: aligned with input_ids, -100 where nothing is predicted, by default the ids
-themselves; those of next-token losses are shifted here. The loss is the mean over counted tokens of the whole batch, however it is
-spread. Gradients go by initialiser name; an initialiser that is tied to another has its own partial gradient.
+themselves; those of next-token losses are shifted here. The loss is the mean over counted tokens of the whole
+batch, however it is spread. Gradients go by initialiser name; an initialiser that is tied to another has its own partial gradient.
 
 Examples:
   $ ithaca grad llama.ithaca --batch batch.jsonl --json

@@ -123,7 +123,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   };
   options.onStage?.('recognize');
   const front = runner('front', imported.graph, FRONT, ['unplaced']);
-  const { note, ...loss } = chooseLoss(front.graph, options.config.loss);
+  const { note, ...loss } = chooseLoss(front.graph, imported.pool, options.config.loss);
   if (note !== undefined) notes.push(note);
   options.onStage?.('transform');
   const train = runner('train', front.graph, PIPELINES.train, front.holds).graph;

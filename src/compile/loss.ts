@@ -1,6 +1,7 @@
 import type { Config } from '../config.js';
 import { UserError } from '../errors.js';
 import { topologicalOrder, type Graph, type Value } from '../ir/graph.js';
+import type { Pool } from '../ir/onnx/import/context.js';
 import { constantOf } from '../ir/size.js';
 import type { LossEntry } from '../package/manifest.js';
 
@@ -16,13 +17,27 @@ export interface ChosenLoss {
  * The loss of a recognised graph: what the config says, or a guess from how the model looks at tokens.
  * @throws UserError when the logits or the options do not fit
  */
-export function chooseLoss(graph: Graph, wanted: Config['loss']): ChosenLoss {
+export function chooseLoss(graph: Graph, pool: Pool | undefined, wanted: Config['loss']): ChosenLoss {
   const classes = classesOf(graph);
   const rows = rowsReadBy(graph, 'tokens') ?? classes;
-  const guessed = wanted === undefined ? guess(graph, rows, classes) : undefined;
+  const guessed = wanted === undefined ? guess(graph, pool, rows, classes) : undefined;
   const kind = wanted?.kind ?? guessed!.kind;
+  if ((kind === 'document-classification') !== (pool !== undefined))
+    throw new UserError(
+      pool === undefined
+        ? `the loss ${kind} needs a model that classifies documents, this one has logits for every token`
+        : `the loss ${kind} needs logits for every token, this model has them for the ${pool} of a document only`,
+      pool === undefined
+        ? 'leave loss out, and it is guessed'
+        : "choose loss: { kind: 'document-classification' }",
+    );
+  if (pool !== undefined && classes < 2)
+    throw new UserError(
+      'the model has one logit for a document: regression is not supported',
+      'export a model with a logit for each of two or more classes',
+    );
   // Ids are labels too in language modelling: those that the head cannot predict are refused with the ids.
-  const vocabulary = kind === 'token-classification' ? rows : Math.min(rows, classes);
+  const vocabulary = isClassification(kind) ? rows : Math.min(rows, classes);
   const mlm = wanted?.kind === 'masked-lm' ? wanted.mlm : undefined;
   const stray = mlm && [mlm.maskId, ...mlm.special].find((id) => id >= vocabulary);
   if (stray !== undefined)
@@ -30,15 +45,28 @@ export function chooseLoss(graph: Graph, wanted: Config['loss']): ChosenLoss {
       `loss.mlm has the id ${stray}, outside the model's vocabulary of ${vocabulary}`,
       'take maskId and special from the tokenizer of the model',
     );
-  return { vocabulary, loss: { kind, classes, ...(mlm && { mlm }) }, note: guessed?.note };
+  return {
+    vocabulary,
+    loss: { kind, classes, ...(pool && { pool }), ...(mlm && { mlm }) },
+    note: guessed?.note,
+  };
 }
+
+const isClassification = (kind: LossEntry['kind']): boolean =>
+  kind === 'token-classification' || kind === 'document-classification';
 
 function guess(
   graph: Graph,
+  pool: Pool | undefined,
   rows: number,
   classes: number,
 ): { kind: LossEntry['kind']; note: string | undefined } {
   const other = `; another is chosen in the config: loss: { kind: … }`;
+  if (pool !== undefined)
+    return {
+      kind: 'document-classification',
+      note: `the loss is document-classification: the ${pool} token of a document is classified`,
+    };
   if (2 * classes < rows)
     return {
       kind: 'token-classification',

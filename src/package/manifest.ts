@@ -33,9 +33,11 @@ const parameter = z.strictObject({
 /** What labels mean, and how they come about. */
 const loss = z.strictObject({
   /** `next-token` labels are shifted: a token has that of its successor. Others belong to their own token. */
-  kind: z.enum(['next-token', 'masked-lm', 'token-classification']),
+  kind: z.enum(['next-token', 'masked-lm', 'token-classification', 'document-classification']),
   /** Width of the logits: labels are below it. */
   classes: count,
+  /** The token that stands for its document, in document classification. */
+  pool: z.enum(['first', 'last']).optional(),
   /** Masks for documents that have no labels. */
   mlm: z
     .strictObject({

@@ -73,7 +73,7 @@ const given = (flags: TrainFlags): TrainFlags =>
  */
 export function requireBaked(manifest: Manifest, config: UserConfig, source: string): void {
   const hint = `compile again with this config: ithaca compile ${manifest.source.file} -o … --force`;
-  const { classes: _, ...loss } = manifest.loss;
+  const { classes: _, pool: __, ...loss } = manifest.loss;
   if (config.loss !== undefined && !isDeepStrictEqual(parseConfig(config, source).loss, loss))
     throw new UserError(
       `${source}: the loss is ${describeLoss(config.loss)}, but ${manifest.name} was compiled with ${describeLoss(loss)}`,

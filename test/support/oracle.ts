@@ -38,7 +38,7 @@ interface Mapping {
 
 interface OracleJson {
   /** Other than `causal`: a label belongs to its own token. */
-  readonly kind: 'causal' | 'mlm' | 'token-classification';
+  readonly kind: 'causal' | 'mlm' | 'token-classification' | 'document-classification';
   readonly cases: Readonly<
     Record<
       string,

@@ -11,6 +11,11 @@ import { readLines } from './lines.js';
 import { maskDocument } from './mask.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
 
+export interface LongOptions {
+  readonly policy: LongPolicy;
+  readonly maximumTokens: number;
+}
+
 export interface LoadOptions {
   /** Ids must be below it: the model's embedding rows. */
   readonly vocabulary: number;
@@ -19,7 +24,7 @@ export interface LoadOptions {
   /** `bytes`, or a Hugging Face `tokenizer.json` or its folder. Needed for text, not for `input_ids`. */
   readonly tokenizer?: string;
   /** What to do with documents of more than `maximumTokens`; see `limitLength`. */
-  readonly long?: { readonly policy: LongPolicy; readonly maximumTokens: number };
+  readonly long?: LongOptions;
   /** Patterns are relative to it; default: the working directory. */
   readonly cwd?: string;
 }
@@ -33,7 +38,7 @@ const JSONL = new Set(['.jsonl', '.ndjson']);
  * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?, "token_type_ids": […]?}` or `{"text": "…"}`. Labels are as in
  *   Hugging Face, aligned with the tokens, −100 where nothing is predicted. For next-token losses they are shifted
  *   here, and are the ids by default; a masked-LM loss with `mlm` masks documents without labels.
- *   `attention_mask` must be all ones; other keys are passed over.
+ *   Document classification takes `label`, a class. `attention_mask` must be all ones; other keys are passed over.
  * - any other file: one document of text.
  *
  * @throws UserError, naming file and line, for anything that is not such a document
@@ -51,9 +56,21 @@ export async function loadCorpus(patterns: readonly string[], options: LoadOptio
     if (builder.count === before) throw new UserError(`${file} holds no document`, 'remove it or fill it');
   }
   const corpus = builder.finish();
+  if (options.long !== undefined) refuseCuts(corpus, loss, options.long);
   return options.long === undefined
     ? corpus
     : limitLength(corpus, options.long.policy, options.long.maximumTokens);
+}
+
+/** A document that is classified has one label, which a piece of it may not have. */
+function refuseCuts(corpus: Corpus, { pool }: LossEntry, { policy, maximumTokens }: LongOptions): void {
+  if (pool === undefined || policy === 'error' || (policy === 'truncate' && pool === 'first')) return;
+  for (let index = 0; index < corpus.count; index++)
+    if (corpus.length(index) > maximumTokens)
+      throw new UserError(
+        `${corpus.document(index).origin}: the document has ${corpus.length(index)} tokens, the limit is ${maximumTokens}, and --long ${policy} would part it from its label`,
+        pool === 'first' ? 'use --long truncate' : 'cut it before it is tokenized',
+      );
 }
 
 interface Context {
@@ -165,19 +182,42 @@ function addIds(file: string, line: number, json: Record<string, unknown>, conte
       );
     }
   }
-  let labels: readonly number[] | undefined;
-  if (Object.hasOwn(json, 'labels')) {
-    labels = numbers(json['labels'], at, 'labels');
-    if (labels.length !== ids.length) {
+  const label = documentLabel(json, at, context.loss);
+  let labels: ArrayLike<number> | undefined;
+  if (label !== undefined) labels = labelsOf(label, ids.length, context.loss);
+  else if (Object.hasOwn(json, 'labels')) {
+    const given = numbers(json['labels'], at, 'labels');
+    labels = given;
+    if (given.length !== ids.length) {
       throw new UserError(
-        `${at}: ${labels.length} labels for ${ids.length} input_ids`,
+        `${at}: ${given.length} labels for ${ids.length} input_ids`,
         'labels are aligned with input_ids: one each, −100 where nothing is predicted, not shifted',
       );
     }
-    checkLabels(labels, at, context);
+    checkLabels(given, at, context);
   }
   addDocument(file, line, ids, labels, tokenTypes(json, at, ids.length), context);
 }
+
+/** The class of a document, under either of the names that Hugging Face gives it. */
+function documentLabel(json: Record<string, unknown>, at: string, loss: LossEntry): number | undefined {
+  if (loss.pool === undefined) return undefined;
+  const key = ['label', 'labels'].find((name) => Object.hasOwn(json, name));
+  if (key === undefined) return undefined;
+  const value = json[key];
+  if (Number.isInteger(value) && (value as number) >= 0 && (value as number) < loss.classes)
+    return value as number;
+  throw new UserError(
+    `${at}: ${key} is ${oneLine(JSON.stringify(value) ?? 'undefined')}, expected a class from 0 to ${loss.classes - 1}`,
+    'the model classifies whole documents: each has one label',
+  );
+}
+
+/** The label of a document, at the token that stands for it. */
+const labelsOf = (label: number, length: number, { pool }: LossEntry): Int32Array =>
+  new Int32Array(length)
+    .fill(IGNORED)
+    .fill(label, pool === 'last' ? length - 1 : 0, pool === 'last' ? length : 1);
 
 /** Which of them a model has is known when its plan is checked. */
 function tokenTypes(
@@ -206,16 +246,18 @@ function addTextLine(file: string, line: number, json: Record<string, unknown>, 
     throw new UserError(`${at}: "text" is ${text === '' ? 'empty' : 'no string'}`, 'give it a text');
   }
   if (tokenizer === undefined) throw needsTokenizer(at);
-  if (Object.hasOwn(json, 'labels')) {
+  if (Object.hasOwn(json, 'labels') && context.loss.pool === undefined) {
     throw new UserError(
       `${at}: labels without input_ids`,
       'labels are aligned with tokens: give input_ids, not text',
     );
   }
+  const label = documentLabel(json, at, context.loss);
   const ids = encode(tokenizer, Buffer.from(text), at);
   if (ids.length === 0) throw new UserError(`${at}: the tokenizer gives no token for it`, 'remove the line');
   checkIds(ids, { at, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
-  addDocument(file, line, ids, undefined, undefined, context);
+  const labels = label === undefined ? undefined : labelsOf(label, ids.length, context.loss);
+  addDocument(file, line, ids, labels, undefined, context);
 }
 
 /** Adds a document whose ids and labels were checked; labels that it lacks are made, where the loss allows. */
@@ -234,7 +276,9 @@ function addDocument(
       `${line === 0 ? file : `${file}:${line}`} has no labels, which the loss ${loss.kind} needs`,
       loss.kind === 'masked-lm'
         ? "give labels, or compile with a masking rate: loss: { kind: 'masked-lm', mlm: { maskId: 103 } }"
-        : 'give each line "labels": a class for each token, −100 where none is predicted',
+        : loss.pool !== undefined
+          ? 'give each line "label": the class of the document'
+          : 'give each line "labels": a class for each token, −100 where none is predicted',
     );
   const masked = maskDocument(ids, vocabulary, loss.mlm);
   builder.add(file, line, masked.ids, masked.labels, types, 'own');
@@ -280,7 +324,7 @@ function checkIds(ids: ArrayLike<number>, { at, key, vocabulary, ignored }: IdCh
 }
 
 function checkLabels(labels: readonly number[], at: string, { loss }: Context): void {
-  if (loss.kind !== 'token-classification')
+  if (!loss.kind.endsWith('classification'))
     return checkIds(labels, { at, key: 'labels', vocabulary: loss.classes, ignored: IGNORED });
   const stray = labels.findIndex((label) => (label < 0 || label >= loss.classes) && label !== IGNORED);
   if (stray >= 0)

@@ -91,7 +91,7 @@ function checkDocument({ ids, labels, types, origin }: Document, manifest: Manif
   const wrong = labels.findIndex((label) => label >= loss.classes || (label < 0 && label !== -100));
   if (wrong >= 0)
     throw new UserError(
-      `${origin}: the label of token ${wrong} is ${labels[wrong]}, outside the ${loss.kind === 'token-classification' ? `${loss.classes} classes` : `vocabulary of ${loss.classes}`}`,
+      `${origin}: the label of token ${wrong} is ${labels[wrong]}, outside the ${loss.kind.endsWith('classification') ? `${loss.classes} classes` : `vocabulary of ${loss.classes}`}`,
       'labels are −100 where nothing is predicted',
     );
   const type = types?.find((t) => t < 0 || t >= (tokenTypes ?? Infinity));

@@ -90,6 +90,30 @@ describe('JSONL', () => {
     );
   });
 
+  test('the label of a document stands at its first or last token', async () => {
+    const loss = { kind: 'document-classification', classes: 3, pool: 'last' } as const;
+    write('doc.jsonl', '{"input_ids": [5, 6, 7], "label": 2}\n{"text": "ab", "label": 0}');
+    const last = await load('doc.jsonl', { loss, tokenizer: 'bytes' });
+    expect(contents(last).map(({ labels }) => labels)).toEqual([
+      [-100, -100, 2],
+      [-100, 0],
+    ]);
+    const first = { ...loss, pool: 'first' } as const;
+    const cut = { policy: 'truncate', maximumTokens: 2 } as const;
+    const truncated = await load('doc.jsonl', { loss: first, tokenizer: 'bytes', long: cut });
+    expect(contents(truncated).map(({ labels }) => labels)).toEqual([
+      [2, -100],
+      [0, -100],
+    ]);
+    expect(await refusal('doc.jsonl', { loss, tokenizer: 'bytes', long: cut })).toMatch(
+      /doc\.jsonl:1: the document has 3 tokens, the limit is 2, and --long truncate would part it from its label/,
+    );
+    write('doc.jsonl', '{"input_ids": [5], "label": 3}');
+    expect(await refusal('doc.jsonl', { loss })).toMatch(/label is 3, expected a class from 0 to 2/);
+    write('doc.jsonl', '{"input_ids": [5]}');
+    expect(await refusal('doc.jsonl', { loss })).toMatch(/doc\.jsonl:1 has no labels/);
+  });
+
   test('lines across read chunks, documents larger than a slab', async () => {
     const long = Array.from({ length: 1_500_000 }, (_, index) => index % 251);
     const lines = Array.from({ length: 200 }, (_, index) => ({ input_ids: [index, index + 1] }));

@@ -7,6 +7,8 @@ import type { OnnxModel } from '../model.js';
 import { classify } from './classify.js';
 import { decideTrainable, parameterInfos, type ParameterInfo, type TrainableOptions } from './parameters.js';
 import { planImport } from './plan.js';
+import { poolOf } from './pool.js';
+import type { Pool } from './context.js';
 import { isOne, isTokens, printDims } from './shapes.js';
 import { isInlined, translate } from './translate.js';
 
@@ -29,6 +31,8 @@ export interface Imported {
   readonly notes: readonly string[];
   /** Longest document for which the recognised masks and positions were proved; undefined: any. */
   readonly provenLength: number | undefined;
+  /** The token of a document whose logits are the document's; absent: every token has its own. */
+  readonly pool?: Pool;
   /** Longest document that the model's position tables allow. */
   readonly maxPositions?: number;
 }
@@ -39,18 +43,21 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const output = logitsOf(model, notes);
   const classified = classify(model, output);
   const { dims, dtype } = classified.facts.get(output)!;
+  const [rows, width, ...more] = dims.length === 3 && isOne(dims[0]!) ? dims.slice(1) : dims;
   if (
-    dims.length !== 3 ||
-    !isOne(dims[0]!) ||
-    !isTokens(dims[1]!) ||
-    constantOf(dims[2]!) === undefined ||
+    rows === undefined ||
+    !isTokens(rows) ||
+    width === undefined ||
+    constantOf(width) === undefined ||
+    more.length > 0 ||
     !isFloat(dtype)
   )
     throw new UserError(
       `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
-      'export a language-modelling head (AutoModelForCausalLM) that scores every token',
+      'export a head that scores every token, or the first or last of a sequence',
     );
   const plan = await planImport(classified, output);
+  const pool = poolOf(classified, plan, output);
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
   );
@@ -70,6 +77,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
     parameters: infos,
     notes: [...notes, ...plan.notes],
     provenLength: plan.provenLength,
+    ...(pool === undefined ? {} : { pool }),
     ...(maxPositions === undefined ? {} : { maxPositions }),
   };
 }

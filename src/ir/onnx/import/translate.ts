@@ -64,7 +64,7 @@ export function translate(
   const logits = valueOf(state, output);
   const { dims } = classified.facts.get(output)!;
   const build = builderAt(classified.facts.get(output)!.node?.name);
-  const flat = build.one('reshape', [logits], { shape: shapeAttribute(dims.slice(1)) });
+  const flat = build.one('reshape', [logits], { shape: shapeAttribute(dims.slice(-2)) });
   const graph: Graph = {
     name,
     axes: [],
