@@ -62,7 +62,13 @@ function unzeroed({ here, mask }: Path): Located | undefined {
   return undefined;
 }
 
-/** One step towards the product: through a scaling, a move or tanh. */
+/** Scores kept from falling below what hides a key: softmax sees no difference. */
+function unclamped(here: Located): Located | undefined {
+  const found = eitherOrder(here.value, 'maximum').find(([, lowest]) => hides(lowest));
+  return found && throughElementwise(here, found[0]);
+}
+
+/** One step towards the product: through a scaling, a move, a clamp or tanh. */
 function inward(path: Path): NearMiss | undefined {
   const { value } = path.here;
   const capped = operandsOf(value, 'tanh')?.[0];
@@ -77,7 +83,7 @@ function inward(path: Path): NearMiss | undefined {
     return undefined;
   }
   const less = unscaled(path.here);
-  const next = less?.here ?? unzeroed(path) ?? throughMove(path.here);
+  const next = less?.here ?? unzeroed(path) ?? unclamped(path.here) ?? throughMove(path.here);
   if (next === undefined) return { nearMiss: blocked(value.node) };
   path.scale *= less?.scale ?? 1;
   path.here = next;

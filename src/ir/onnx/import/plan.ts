@@ -125,13 +125,19 @@ function storedLeaf(name: string, facts: ValueFacts): Leaf {
   return { kind: 'literal', data: Array.from(stored.read().toFloat64()) };
 }
 
+function dataHint(opType: string): string {
+  if (opType.startsWith('Scatter'))
+    return 'writing into tensors cannot be trained: multi-head latent attention and some expert layers are exported so';
+  if (opType === 'CumSum')
+    return 'positions may not be counted from the tokens (as RoBERTa does): export with position_ids as an input';
+  return 'use a plain decoder or encoder in eager attention mode';
+}
+
 function untranslatable(node: OnnxNode, name: string, facts: ValueFacts, recognition: Recognizer): UserError {
   if (facts.data)
     return new UserError(
       `${nodeText(node)}: operation ${node.opType} on values that depend on the tokens is not supported`,
-      ['TopK', 'GatherND', 'ScatterND', 'ScatterElements', 'GatherElements'].includes(node.opType)
-        ? 'mixtures of experts and data-dependent routing cannot be trained yet: use a dense model'
-        : 'use a plain decoder or encoder in eager attention mode',
+      dataHint(node.opType),
     );
   return new UserError(
     `${nodeText(node)}: '${name}' is not recognised as a mask, positions or a constant: ${recognition.miss(name)}`,
