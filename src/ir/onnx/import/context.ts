@@ -12,16 +12,16 @@ export interface Shaped {
   readonly dtype: OnnxDtype;
   readonly dims: Dims;
   readonly ints?: readonly Size[] | undefined;
-}
   /** Whether it depends on the values of tokens; absent before that is known. */
   readonly data?: boolean;
   /** Set where a node reads one token of a document; see `pool.ts`. */
   readonly pool?: Pool;
+}
 
-export interface OpContext {
 /** Which token of its document a row is meant for. */
 export type Pool = 'first' | 'last';
 
+export interface OpContext {
   readonly node: OnnxNode;
   readonly opset: number;
   /** Whether an operand is given. */
