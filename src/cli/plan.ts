@@ -7,6 +7,9 @@ import { formatCount, formatMs, out, plural, print, printJsonLine, section, show
 interface Options extends PlanOptions {
   readonly problem?: string;
   readonly id?: string;
+  readonly cluster?: string;
+  readonly lengths?: string;
+  readonly batch?: number;
   readonly json?: boolean;
 }
 
@@ -17,8 +20,12 @@ export function declarePlan(program: Command): void {
     .description(
       'Plans one global batch: which micro-batches, which groups of ranks in each, which sequences in each group. Says how far from the best possible the plan can be.',
     )
-    .option('--problem <file>', 'batches and the constants that price them (required)')
-    .option('--id <id>', 'batch of the problem file (required)')
+    .argument('[package]', 'what ithaca compile wrote, to be trained on --cluster; or else --problem')
+    .option('--cluster <which>', 'h100x8, a100x64, a100x1024, or a cluster file')
+    .option('--lengths <file>', 'tokens of each sequence, one a line; or JSONL with input_ids')
+    .option('--batch <n>', 'plan the first n sequences of --lengths (default: all)', positive)
+    .option('--problem <file>', 'batches and the constants that price them, instead of a package')
+    .option('--id <id>', 'batch of the problem file')
     .addOption(
       new Option('--solver <name>', 'what makes the plan')
         .choices(['ithaca', 'static', 'adaptive', 'flexsp'])
@@ -37,6 +44,11 @@ export function declarePlan(program: Command): void {
     .addHelpText(
       'after',
       `
+A package is priced by its own FLOPs, exchanged bytes and peak memory, in float32, and by the rates of the cluster;
+until they are calibrated, compare its times with each other only. Every degree is tried that the heads allow.
+A cluster file is JSON: {"name", "nodes", "ranksPerNode", "memoryGibPerRank", "teraflopsPerRank",
+"links": {"node": {"gibPerSecond", "latencyUs"}, "network": {…}}}.
+
 A problem file is JSON: {"bandwidth": {"2": 119.5, …}, "settings": {…}, "batches": [{"id", "setting", "lengths"}]}.
 bandwidth is in 2³⁰ bytes a second by degree; a setting has gpus, degrees, device_token_capacity,
 attn_ms_per_token2, linear_ms_per_token, microbatch_fixed_ms, a2a_mb_per_token and may have
@@ -47,24 +59,62 @@ degree that holds the longest sequence, adaptive the best single degree, flexsp 
 (minutes). Memory is that of the fullest rank; all-to-all is the share of busy time in which ranks only exchange.
 
 Examples:
+  $ ithaca plan llama.ithaca --cluster a100x64 --lengths lengths.txt --batch 512
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0 --min-degree 2 --json > plan.json
   $ ithaca plan --problem batches.json --id g16_64k_7b/wikipedia/0 --any-degree --bound-seconds 10`,
     )
-    .action(async (options: Options, command: Command) => {
-      const file = required(command, options.problem, '--problem <file>');
-      const id = required(command, options.id, '--id <id>');
-      const { findProblem, readProblems } = await import('../runtime/planner/problem.js');
+    .action(async (directory: string | undefined, options: Options, command: Command) => {
+      checkUse(directory, options, command);
+      const problem =
+        directory === undefined
+          ? await ofProblem(options, command)
+          : await ofPackage(directory, options, command);
       const { allowDegrees } = await import('./plan-run.js');
-      const { lengths, cost } = findProblem(readProblems(file), id);
-      await planAndShow(`${id}`, lengths, allowDegrees(cost, options), options);
+      await planAndShow({ ...problem, cost: allowDegrees(problem.cost, options) }, options);
     });
 }
 
+/** A batch to plan. */
+interface Task {
+  readonly title: string;
+  readonly lengths: readonly number[];
+  readonly cost: CostModel;
+  /** Cluster whose rates nobody has measured. */
+  readonly uncalibrated?: string;
+}
+
+/** Options of one kind of problem do not go with the other. */
+function checkUse(directory: string | undefined, options: Options, command: Command): void {
+  const [one, other] =
+    directory === undefined
+      ? ['--problem', (['cluster', 'lengths', 'batch'] as const).find((key) => options[key] !== undefined)]
+      : ['a package', (['problem', 'id', 'anyDegree'] as const).find((key) => options[key] !== undefined)];
+  if (other === undefined) return;
+  const flag = other === 'anyDegree' ? 'any-degree' : other;
+  const missing = directory === undefined && options.problem === undefined;
+  command.error(missing ? `--${flag} needs a package` : `--${flag} does not go with ${one}`, { exitCode: 2 });
+}
+
+async function ofProblem(options: Options, command: Command): Promise<Task> {
+  const file = required(command, options.problem, '--problem <file>');
+  const id = required(command, options.id, '--id <id>');
+  const { findProblem, readProblems } = await import('../runtime/planner/problem.js');
+  const { lengths, cost } = findProblem(readProblems(file), id);
+  return { title: id, lengths, cost };
+}
+
+async function ofPackage(directory: string, options: Options, command: Command): Promise<Task> {
+  const cluster = required(command, options.cluster, '--cluster <which>');
+  const lengths = required(command, options.lengths, '--lengths <file>');
+  const { readPackageProblem } = await import('./plan-package.js');
+  const problem = await readPackageProblem(directory, { cluster, lengths, batch: options.batch });
+  const { name } = problem.cluster;
+  return { ...problem, title: `${problem.name} on ${name}`, uncalibrated: name };
+}
+
 async function planAndShow(
-  title: string,
-  lengths: readonly number[],
-  model: CostModel,
+  { title, lengths, cost: model, uncalibrated }: Task,
   options: Options,
 ): Promise<void> {
   const { planBatch } = await import('./plan-run.js');
@@ -78,6 +128,7 @@ async function planAndShow(
       solve_ms: solution.solveMs,
       gap,
       solver: solution.solver,
+      ...(uncalibrated === undefined ? {} : { cluster: uncalibrated, calibrated: false }),
     });
   const tokens = lengths.reduce((a, b) => a + b, 0);
   print(
@@ -87,6 +138,11 @@ async function planAndShow(
   for (const line of planLines(report)) print(line);
   section('Step', stepLines(report));
   section('Against', await comparison(report, lengths, model, options));
+  if (uncalibrated === undefined) return;
+  print();
+  print(
+    `${out.yellow('uncalibrated:')} times follow from FLOPs, bytes and the rates of ${shown(uncalibrated)}; nothing was measured`,
+  );
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;

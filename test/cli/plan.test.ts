@@ -1,6 +1,11 @@
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { exchangesOf } from '../../src/cli/exchanges.js';
+import { openPackage } from '../../src/package/read.js';
+import { workOf } from '../../src/runtime/planner/work.js';
+import { bindingOf, momentBytes, programPeak } from '../../src/train/peak.js';
+import { modelFolder } from '../support/oracle.js';
 import { ithaca, succeed, temporaryFolder } from './cli.js';
 
 const folder = temporaryFolder();
@@ -115,6 +120,93 @@ describe('a problem file', () => {
     expect(text).toMatch(/\n {2}gap +\d+\.\d %/);
     expect(text).toMatch(/\n {2}static +degree 8 .*× this plan\n {2}adaptive +degree \d/);
     expect(text).not.toContain('\u001b');
+  });
+});
+
+describe('a package on a cluster', () => {
+  const llama = path.join(folder, 'llama.ithaca');
+  const cluster = path.join(folder, 'cluster.json');
+  const text = path.join(folder, 'lengths.txt');
+  const jsonl = path.join(folder, 'lengths.jsonl');
+  const documents = [20_000, ...Array.from({ length: 24 }, (_, i) => 100 + 31 * i)];
+  beforeAll(async () => {
+    const rates = { node: { gibPerSecond: 10, latencyUs: 5 }, network: { gibPerSecond: 1, latencyUs: 20 } };
+    const machine = {
+      name: 'mine',
+      nodes: 2,
+      ranksPerNode: 4,
+      memoryGibPerRank: 0.15,
+      teraflopsPerRank: 0.5,
+    };
+    writeFileSync(cluster, JSON.stringify({ ...machine, links: rates }));
+    writeFileSync(text, documents.join('\n'));
+    writeFileSync(jsonl, documents.map((n) => `{"input_ids":[${Array(n).fill(1).join()}]}`).join('\n'));
+    await succeed(['compile', path.join(modelFolder('llama'), 'model.onnx'), '-o', llama]);
+  });
+
+  test('plans lengths and documents alike, and says that nothing was measured', async () => {
+    const args = ['plan', llama, '--cluster', cluster, '--moves', '2000'];
+    const [fromText, fromJsonl, table] = await Promise.all([
+      succeed([...args, '--lengths', text, '--json']),
+      succeed([...args, '--lengths', jsonl, '--json']),
+      succeed([...args, '--lengths', text, '--batch', '9']),
+    ]);
+    const found = JSON.parse(fromText) as Answer & { calibrated: boolean; cluster: string };
+    expect(found).toMatchObject({ solver: 'ithaca', cluster: 'mine', calibrated: false });
+    expect((JSON.parse(fromJsonl) as Answer).plan).toEqual(found.plan);
+    expect(ascending(found.plan.flat().flatMap((group) => group.lengths))).toEqual(ascending(documents));
+    expect(found.bound_ms).toBeLessThanOrEqual(found.step_ms);
+    expect(table).toContain('9 sequences');
+    expect(table).toMatch(/\nuncalibrated: .*mine; nothing was measured\n$/);
+  });
+
+  test('counts the bytes that even shares exchange, and never less memory than the exact peak of any rank', async () => {
+    const pkg = await openPackage(llama);
+    const work = workOf(pkg, 8);
+    const program = pkg.program('train');
+    const sent = exchangesOf(program, { tokens: 64, degree: 2 });
+    expect(work).toMatchObject({ exchanges: sent.length, heads: 8, kvHeads: 2, attention: 'causal' });
+    const bytes = sent.reduce((sum, exchange) => sum + exchange.bytes, 0);
+    expect((64 * (work.queryBytesPerToken + work.kvBytesPerToken)) / 2).toBe(bytes);
+    for (const degree of [1, 3, 8])
+      for (let tokens = 1, before = 0; tokens < 100_000; tokens = Math.ceil(tokens * 1.7)) {
+        const planned = work.peakBytes(degree, tokens);
+        const exact = Array.from(
+          { length: degree },
+          (_, index) =>
+            programPeak(program, bindingOf(tokens, { index, degree }), tokens).peakBytes +
+            momentBytes(pkg, index, 8),
+        ).reduce((a, b) => Math.max(a, b));
+        expect(planned).toBeGreaterThanOrEqual(Math.max(exact, before));
+        // Attention's scores: 16 MiB a tensor, and tiles of shorter documents may be larger.
+        expect(planned).toBeLessThanOrEqual(1.25 * exact + (32 << 20));
+        before = planned;
+      }
+  });
+
+  test.each([
+    [['--lengths', text], /required option '--cluster <which>' not specified/, 2],
+    [['--cluster', 'h100x8', '--lengths', text, '--id', 'x'], /--id does not go with a package/, 2],
+    [['--cluster', 'h200', '--lengths', text], /h200: cannot be read as a cluster.*\n {2}hint: .*h100x8/, 1],
+    [['--cluster', 'h100x8', '--lengths', cluster], /cluster\.json:1: no list "input_ids"/, 1],
+    [
+      ['--cluster', 'h100x8', '--lengths', text, '--batch', '99'],
+      /holds 25 sequences, --batch asks for 99/,
+      1,
+    ],
+  ])('mistakes: %j', async (args, message, code) => {
+    const result = await ithaca(['plan', llama, ...args]);
+    expect(result.stderr).toMatch(message);
+    expect(result).toMatchObject({ code, stdout: '' });
+  });
+
+  test('a sequence that fits no group is an error with the numbers', async () => {
+    writeFileSync(text + '2', '90000000\n');
+    const { code, stderr } = await ithaca(['plan', llama, '--cluster', cluster, '--lengths', text + '2']);
+    expect(stderr).toMatch(
+      /sequence 0 has 90000000 tokens, the largest group \(degree 8\) holds \d+\n {2}hint: it needs a degree of \d+, or [\d.]+ GiB more/,
+    );
+    expect(code).toBe(1);
   });
 });
 

@@ -25,13 +25,23 @@ const maskedRows = (length: number): number => Math.max(64, Math.min(128, Math.c
 type Mask = Pick<KernelInfo, 'mask' | 'window'>;
 
 /** Query rows of one call within a document of `length` tokens, as even as possible. */
-export function queryRows({ mask, window }: Mask, heads: number, length: number): number {
+export function queryRows(mask: Mask, heads: number, length: number): number {
   if (length === 0) return 0;
-  const most = mask === 'full' ? length : Math.min(length, maskedRows(length));
-  const keys = window === undefined ? length : Math.min(length, most + window - 1);
-  const fitting = Math.floor(SCORE_BYTES / (4 * Math.max(1, heads) * keys));
-  const rows = Math.min(most, Math.max(fitting, FEWEST_ROWS));
+  const rows = mostQueryRows(mask, heads, { from: length, to: length });
   return Math.ceil(length / Math.ceil(length / rows));
+}
+
+/** No call has more query rows than this, in documents of `from` to `to` tokens. */
+export function mostQueryRows(
+  { mask, window }: Mask,
+  heads: number,
+  { from, to }: { readonly from: number; readonly to: number },
+): number {
+  const most = (length: number): number => (mask === 'full' ? length : Math.min(length, maskedRows(length)));
+  // Fewest in the shortest document, and more keys never leave room for more rows.
+  const keys = window === undefined ? from : Math.min(from, most(from) + window - 1);
+  const fitting = Math.floor(SCORE_BYTES / (4 * Math.max(1, heads) * keys));
+  return Math.min(most(to), Math.max(fitting, FEWEST_ROWS));
 }
 
 /** The calls for documents of these lengths, packed end to end; keys are only those the mask can reach. */

@@ -2,14 +2,20 @@ import { invariant } from '../../errors.js';
 import { worldOf, type Cluster } from './cluster.js';
 import type { CostModel, DegreeCost } from './cost.js';
 
-/** Which positions attend to each other, within one sequence. */
-export type Attention = 'causal' | 'full' | { readonly window: number };
+/** Which positions attend to each other, within one sequence. Layers may differ: shares are of the work of a pair. */
+export type Attention =
+  | 'causal'
+  | 'full'
+  | { readonly window: number }
+  | { readonly mixed: readonly { readonly attention: Attention; readonly share: number }[] };
 
 /** What a compiled program does with a micro-batch, forward and backward: read off its package, not measured. */
 export interface ProgramWork {
   readonly name: string;
   /** Floating-point operations a token, attention's scores left out. */
   readonly flopsPerToken: number;
+  /** Floating-point operations that no token adds to. */
+  readonly flopsPerMicroBatch: number;
   /** Floating-point operations a pair of positions that attend to each other, all layers and heads. */
   readonly flopsPerPair: number;
   readonly attention: Attention;
@@ -96,7 +102,10 @@ export function physicalCost(
         };
       })
       .filter(({ capacity }) => capacity > 0),
-    microBatchMs: coefficients.microBatchMs + work.gatherBytes * world,
+    microBatchMs:
+      coefficients.microBatchMs +
+      (coefficients.compute * work.flopsPerMicroBatch) / flopsPerMs +
+      work.gatherBytes * world,
     stepMs: coefficients.stepMs + work.settleBytes * world,
     pairs: pairsOf(work.attention),
     memoryBytes: (degree, tokens) => work.peakBytes(degree, tokens),
@@ -108,6 +117,10 @@ export function physicalCost(
 export function pairsOf(attention: Attention): (length: number) => number {
   if (attention === 'full') return (s) => s * s;
   if (attention === 'causal') return (s) => (s * (s + 1)) / 2;
+  if ('mixed' in attention) {
+    const parts = attention.mixed.map((part) => ({ share: part.share, pairs: pairsOf(part.attention) }));
+    return (s) => parts.reduce((sum, { share, pairs }) => sum + share * pairs(s), 0);
+  }
   const { window } = attention;
   return (s) => (s <= window ? (s * (s + 1)) / 2 : (window * (window + 1)) / 2 + (s - window) * window);
 }

@@ -61,6 +61,7 @@ export function physicalModel({
     {
       name: 'test',
       flopsPerToken: 4e10,
+      flopsPerMicroBatch: 0,
       flopsPerPair: 5e5,
       attention: 'causal',
       heads,

@@ -1,0 +1,190 @@
+import { z } from 'zod';
+import { UserError, invariant } from '../../errors.js';
+import { BYTES_PER_ELEMENT, followingRange, type RankBinding } from '../../ir/placement.js';
+import { constantOf, evaluateSize, parseSize } from '../../ir/size.js';
+import { parseType } from '../../ir/type.js';
+import { COST } from '../../package/paths.js';
+import type { KernelInfo, Program } from '../../package/program.js';
+import type { Package } from '../../package/read.js';
+import { mostQueryRows } from '../executor/tiles.js';
+import { layoutArena } from '../memory/arena.js';
+import { bindProgram } from '../memory/bind.js';
+import { temporariesOf } from '../memory/peak.js';
+import { momentSizes } from '../session/memory.js';
+import type { Attention, ProgramWork } from './physical-cost.js';
+
+/**
+ * What the train program of a package does, for a world of `ranks`.
+ * @throws UserError for a package whose costs cannot be read, or do not grow with tokens and attended pairs
+ */
+export function workOf(pkg: Package, ranks: number): ProgramWork {
+  const program = pkg.program('train');
+  const { manifest } = pkg;
+  // The attention with the fewest heads allows the fewest ranks, and leaves them the least even shares.
+  const narrowest = program.kernels
+    .filter(({ op }) => op === 'attention')
+    .sort((a, b) => a.heads - b.heads || a.kvHeads - b.kvHeads)[0];
+  return {
+    name: manifest.name,
+    ...flopsOf(pkg),
+    heads: narrowest?.heads ?? manifest.maxDegree,
+    kvHeads: narrowest?.kvHeads ?? manifest.maxDegree,
+    ...exchangedOf(program),
+    // Parameters are whole on every rank.
+    gatherBytes: 0,
+    settleBytes: 2 * gradientBytes(program),
+    peakBytes: peakOf(program, { ranks, stateBytes: stateBytes(pkg, ranks) }),
+  };
+}
+
+const costSchema = z.looseObject({ train: z.looseObject({ flops: z.string().max(65_536) }) });
+
+/** Splits the polynomial of cost.json into what tokens, pairs and micro-batches add. */
+function flopsOf(
+  pkg: Package,
+): Pick<ProgramWork, 'flopsPerToken' | 'flopsPerMicroBatch' | 'flopsPerPair' | 'attention'> {
+  const invalid = (what: string): UserError =>
+    new UserError(`package ${pkg.directory}: ${COST}: ${what}`, 'compile the model again');
+  const parsed = costSchema.safeParse(JSON.parse(Buffer.from(pkg.bytes(COST)).toString('utf8')));
+  if (!parsed.success) throw invalid('holds no FLOPs of the train program');
+  let [flopsPerToken, flopsPerMicroBatch, flopsPerPair] = [0, 0, 0];
+  const masks: { attention: Attention; flops: number }[] = [];
+  for (const { coefficient, symbols } of parseSize(parsed.data.train.flops).terms) {
+    const [symbol, more] = symbols;
+    const attention = symbol === undefined ? undefined : attentionOf(symbol);
+    if (more !== undefined || (symbol !== undefined && symbol !== 'S' && attention === undefined))
+      throw invalid(`FLOPs grow with ${symbols.join('*')}, expected S and attended pairs A_…`);
+    if (symbol === undefined) flopsPerMicroBatch += coefficient;
+    else if (attention === undefined) flopsPerToken += coefficient;
+    else {
+      masks.push({ attention, flops: coefficient });
+      flopsPerPair += coefficient;
+    }
+  }
+  const attention: Attention =
+    masks.length === 1
+      ? masks[0]!.attention
+      : {
+          mixed: masks.map((mask) => ({ attention: mask.attention, share: mask.flops / flopsPerPair })),
+        };
+  return { flopsPerToken, flopsPerMicroBatch, flopsPerPair, attention };
+}
+
+function attentionOf(symbol: string): Attention | undefined {
+  if (symbol === 'A_causal') return 'causal';
+  if (symbol === 'A_full') return 'full';
+  const window = /^A_window_(\d+)$/.exec(symbol)?.[1];
+  return window === undefined ? undefined : { window: Number(window) };
+}
+
+/** All-to-alls, and the bytes a token of what they exchange: a head dim that follows others is one of K/V heads. */
+function exchangedOf(
+  program: Program,
+): Pick<ProgramWork, 'exchanges' | 'queryBytesPerToken' | 'kvBytesPerToken'> {
+  let [exchanges, queryBytesPerToken, kvBytesPerToken] = [0, 0, 0];
+  const oneToken = new Map([['S', 1]]);
+  for (const instruction of program.instructions) {
+    if (instruction.kind !== 'collective' || instruction.op !== 'all_to_all') continue;
+    exchanges++;
+    const { from, to, operands, results } = instruction;
+    invariant(from !== undefined && to !== undefined, 'an all_to_all without dims');
+    operands.forEach((operand, i) => {
+      const source = parseType(program.buffers[operand]!.type);
+      const target = parseType(program.buffers[results[i]!]!.type);
+      const heads = constantOf(source.dims[from]!.size) === undefined ? target.dims[to] : source.dims[from];
+      const bytes = source.dims.reduce((n, d) => n * evaluateSize(d.size, oneToken), BYTES_PER_ELEMENT);
+      if (heads?.split?.of === undefined) queryBytesPerToken += bytes;
+      else kvBytesPerToken += bytes;
+    });
+  }
+  return { exchanges, queryBytesPerToken, kvBytesPerToken };
+}
+
+/** Outputs of one value share a buffer. A sum over the world moves twice this: scattered sums, gathered results. */
+function gradientBytes({ outputs, buffers }: Program): number {
+  const seen = new Set(outputs.filter(({ name }) => name.startsWith('grad/')).map(({ buffer }) => buffer));
+  let bytes = 0;
+  for (const buffer of seen) {
+    if (buffer < 0) continue;
+    const { dims } = parseType(buffers[buffer]!.type);
+    bytes += dims.reduce((n, d) => n * evaluateSize(d.size, new Map()), BYTES_PER_ELEMENT);
+  }
+  return bytes;
+}
+
+function stateBytes(pkg: Package, ranks: number): number {
+  let elements = 0;
+  for (const { own } of momentSizes(pkg.program('update'), 0, ranks).values()) elements += own;
+  return elements * BYTES_PER_ELEMENT;
+}
+
+interface PeakContext {
+  readonly ranks: number;
+  /** AdamW's moments on the rank that has most. */
+  readonly stateBytes: number;
+}
+
+/** Lengths from each of which documents up to the next are counted as the worst of them. */
+const STEPS_PER_DOUBLING = 4;
+
+/**
+ * Peak of the fullest rank of a group, whatever documents its tokens are: buffers laid out as they will be, inside
+ * instructions the most that documents of any length up to all tokens need. So it does not fall with more tokens,
+ * as the peak of one document does where attention is cut into tiles of fewer rows.
+ */
+function peakOf(program: Program, context: PeakContext): ProgramWork['peakBytes'] {
+  const known = new Map<string, number>();
+  const once = (key: string, make: () => number): number => {
+    const value = known.get(key) ?? make();
+    known.set(key, value);
+    return value;
+  };
+  const bind = (degree: number, index: number, tokens: number): RankBinding => ({
+    sp: { index, degree },
+    world: { index: 0, degree: context.ranks },
+    symbols: new Map([['S', tokens]]),
+  });
+  const insideBytes = (degree: number, index: number, from: number, to: number): number =>
+    once(`${degree} ${index} ${from} ${to}`, () => {
+      const rows = program.kernels.map((kernel) =>
+        mostQueryRows(kernel, Math.ceil(kernel.heads / degree), { from, to }),
+      );
+      const options = { longestDocument: to, queryRows: Math.max(1, ...rows) };
+      const inside = temporariesOf(bindProgram(program, bind(degree, index, to)), options);
+      return inside.reduce((a, b) => Math.max(a, b), 0);
+    });
+  const onRank = (degree: number, index: number, tokens: number): number => {
+    const bound = bindProgram(program, bind(degree, index, tokens));
+    let kept = layoutArena(bound).bytes + context.stateBytes;
+    program.buffers.forEach(({ kind }, i) => (kept += kind === 'arena' ? 0 : bound.bytes[i]!));
+    let inside = 0;
+    for (let step = 0, from = 1; from <= tokens;) {
+      const next = Math.max(from + 1, Math.ceil(2 ** (++step / STEPS_PER_DOUBLING)));
+      inside = Math.max(inside, insideBytes(degree, index, from, Math.min(tokens, next - 1)));
+      from = next;
+    }
+    return kept + inside;
+  };
+  return (degree, tokens) =>
+    once(`${degree} ${tokens}`, () =>
+      fullestRanks(program.kernels, degree).reduce(
+        (most, index) => Math.max(most, onRank(degree, index, tokens)),
+        0,
+      ),
+    );
+}
+
+/** Ranks of which one is fullest: tokens never rise with the index, heads may, where K/V heads are shared. */
+function fullestRanks(kernels: readonly KernelInfo[], degree: number): readonly number[] {
+  const chosen: { index: number; held: readonly number[] }[] = [];
+  for (let index = 0; index < degree; index++) {
+    const held = kernels.flatMap(({ heads, kvHeads }) =>
+      [heads, kvHeads].map((count) => {
+        const { start, end } = followingRange(count, heads, degree, index);
+        return end - start;
+      }),
+    );
+    if (!chosen.some((other) => other.held.every((n, i) => n >= held[i]!))) chosen.push({ index, held });
+  }
+  return chosen.map(({ index }) => index);
+}
