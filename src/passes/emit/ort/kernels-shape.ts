@@ -116,13 +116,27 @@ export const cast: OrtKernel = {
   lower: (k) => [k.build.op('Cast', [k.operand(0)], resultType(k), { to: elementCode(resultType(k).dtype) })],
 };
 
-/** ONNX gives the places as int64. */
+/**
+ * ONNX gives the places as int64. Its TopK divides by the number of rows, which ends the process on a rank
+ * without tokens: it sees one row more, which is cut off again. The padded rows are not counted as temporaries:
+ * they are one expert's score a token.
+ */
 export const topK: OrtKernel = {
   lower: (k) => {
-    const count = k.build.int64s([numberAttr(k.attrs, 'k')]);
-    const [values, places] = k.build.ops('TopK', [k.operand(0), count], [resultType(k, 0), 'int64'], {
-      axis: -1,
-    });
-    return [values!, k.build.op('Cast', [places!], resultType(k, 1), { to: elementCode('i32') })];
+    const { build } = k;
+    const { dims } = operandType(k, 0);
+    const flat = build.shape([dims.slice(0, -1), dims.at(-1)!]);
+    const rows =
+      dims.length === 2 ? k.operand(0) : build.shapeOp('Reshape', [k.operand(0), flat], { allowzero: 1 });
+    const padded = build.shapeOp('Pad', [rows, build.int64s([0, 0, 1, 0])]);
+    const count = build.int64s([numberAttr(k.attrs, 'k')]);
+    const found = build.ops('TopK', [padded, count], ['int64', 'int64'], { axis: 1 });
+    const cut = found.map((x) =>
+      build.shapeOp('Slice', [x, build.int64s([0]), build.int64s([-1]), build.int64s([0])]),
+    );
+    const places = build.op('Cast', [cut[1]!], resultType(k, 1), { to: elementCode('i32') });
+    return [cut[0]!, places].map((x, i) =>
+      build.op('Reshape', [x, build.shape(resultType(k, i).dims)], resultType(k, i), { allowzero: 1 }),
+    );
   },
 };
