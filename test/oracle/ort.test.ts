@@ -137,8 +137,8 @@ describe.each(ORACLE_MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
       const expected = oracle.tensors.read(`adamw3/${param}`);
       const gradient = Array.from<number | bigint, number>(oracle.tensors.read(`grad/${param}`), Number);
       const largest = gradient.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
-      // Adam makes steps of up to lr out of the rounding of a gradient that is all but zero.
-      const isNoise = (i: number): boolean => Math.abs(gradient[i]!) < 1e-6 * largest;
+      // Adam makes steps of up to lr out of the rounding of a gradient that is all but zero; bert has one.
+      const isNoise = (i: number): boolean => name === 'bert' && Math.abs(gradient[i]!) < 1e-6 * largest;
       const differences = values.map((x, i) => Math.abs(x - Number(expected[i])));
       const worst = differences.reduce((max, x, i) => Math.max(max, isNoise(i) && x < 3 * lr ? 0 : x), 0);
       expect(worst, param).toBeLessThan(Math.max(1e-5, 3 * params[param]!.noise_max));
