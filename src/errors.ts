@@ -14,8 +14,19 @@ export class UserError extends Error {
     readonly hint?: string,
     options?: { cause?: unknown },
   ) {
-    super(message, options);
+    super(oneLine(message), options);
   }
+}
+
+const MAX_MESSAGE = 2000;
+
+/** Names in files may hold line breaks and terminal commands: escaped, and no longer than a screen. */
+function oneLine(message: string): string {
+  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
+  const printable = message.replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) => {
+    return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  });
+  return printable.length > MAX_MESSAGE ? `${printable.slice(0, MAX_MESSAGE)}…` : printable;
 }
 
 /** Throws an internal error: an invariant of ithaca's own code does not hold. */

@@ -22,6 +22,9 @@ export type SizeLike = Size | number;
 /** Values of the symbols. */
 export type SymbolValues = ReadonlyMap<string, number>;
 
+/** Tensors have few dims that grow; repeated squaring in a hostile file would not end. */
+const MAX_DEGREE = 16;
+
 const compareSymbols = (a: readonly string[], b: readonly string[]): number =>
   b.length - a.length || (a.join('*') < b.join('*') ? -1 : a.join('*') > b.join('*') ? 1 : 0);
 
@@ -32,6 +35,8 @@ function make(terms: readonly Term[]): Size {
     const coefficient = (merged.get(key)?.coefficient ?? 0) + term.coefficient;
     if (!Number.isSafeInteger(coefficient))
       throw new UserError(`a size overflows 2^53: ${coefficient}·${key}`);
+    if (term.symbols.length > MAX_DEGREE)
+      throw new UserError(`a size is a polynomial of degree ${term.symbols.length}, more than ${MAX_DEGREE}`);
     merged.set(key, { coefficient, symbols: term.symbols });
   }
   const sorted = [...merged.values()]

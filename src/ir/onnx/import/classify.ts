@@ -11,7 +11,7 @@ import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from '.
 import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
 import { onnxOp } from './ops/index.js';
-import { zero } from './shapes.js';
+import { printDims, zero } from './shapes.js';
 
 /**
  * What is known of a value. Three kinds matter: `ints` given: a function of S, known exactly;
@@ -195,7 +195,14 @@ function inferNode(
       unsupportedHint(node),
     );
   }
-  return op.infer(contextOf(node, opset, facts, limit));
+  const results = op.infer(contextOf(node, opset, facts, limit));
+  const negative = results.find(({ dims }) => dims.some((size) => (constantOf(size) ?? 0) < 0));
+  if (negative !== undefined)
+    throw new UserError(
+      `${nodeText(node)}: makes a tensor of shape ${printDims(negative.dims)}`,
+      'check the model with onnx.checker, or export it again',
+    );
+  return results;
 }
 
 function unsupportedHint(node: OnnxNode): string {

@@ -5,6 +5,7 @@ import type { Builder } from '../../op.js';
 import { constantOf, type Size } from '../../size.js';
 import type { DType } from '../../type.js';
 import type { OnnxAttribute, OnnxDtype, OnnxNode } from '../model.js';
+import { arityFault } from './arity.js';
 import { printDims, type Dims } from './shapes.js';
 
 /** Type of a value; `ints` are its elements (row-major) where they are integers known as functions of S. */
@@ -101,6 +102,8 @@ export function makeContext(
   const fail = (problem: string, hint?: string): never => {
     throw new UserError(`${nodeText(node)}: ${problem}`, hint);
   };
+  const arity = arityFault(node);
+  if (arity !== undefined) fail(arity, 'the file is damaged: export the model again');
   const has = (index: number): boolean => (node.inputs[index] ?? '') !== '';
   const operand = (index: number): Shaped =>
     has(index)

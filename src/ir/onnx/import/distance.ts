@@ -14,8 +14,13 @@ export interface DistanceForm {
 
 export type Numbers = Exclude<TensorData, BigInt64Array | BigUint64Array>;
 
-export const numbersOf = (data: TensorData): Numbers =>
-  data instanceof BigInt64Array || data instanceof BigUint64Array ? Float64Array.from(data, Number) : data;
+/** A loop, since `Float64Array.from` would go through a list of boxed elements: seconds for a large mask. */
+export function numbersOf(data: TensorData): Numbers {
+  if (!(data instanceof BigInt64Array) && !(data instanceof BigUint64Array)) return data;
+  const numbers = new Float64Array(data.length);
+  for (let i = 0; i < data.length; i++) numbers[i] = Number(data[i]);
+  return numbers;
+}
 
 /** Leading elements of a value that differ; more are no heads. */
 const MAX_LEADING = 1024;

@@ -118,6 +118,28 @@ function passed(
   return role === 'data' ? 'index' : role;
 }
 
+/** Inputs that programs have of their own: data, and what the update is given. */
+const PROGRAM_INPUTS: ReadonlySet<string> = new Set(
+  'tokens positions documents token_types labels hidden count lr correction1 correction2'.split(' '),
+);
+/** What programs call a parameter's gradient and moments. */
+const DERIVED_NAME = /^(?:grad|m|v)\/(.*)$/s;
+
+function checkNames(model: OnnxModel, names: ReadonlySet<string>): void {
+  for (const name of names) {
+    const derived = DERIVED_NAME.exec(name)?.[1];
+    if (
+      PROGRAM_INPUTS.has(name) ||
+      /^(?:mask|distance):/.test(name) ||
+      (derived !== undefined && names.has(derived))
+    )
+      throw new UserError(
+        `${model.path}: a parameter is called '${name}', a name that ithaca's programs use themselves`,
+        'rename that initializer in the model',
+      );
+  }
+}
+
 /** Adds names, ties and the user's choice. @throws UserError for a pattern that names nothing */
 export function parameterInfos(
   model: OnnxModel,
@@ -126,6 +148,7 @@ export function parameterInfos(
   options: { readonly weights: boolean; readonly trainable?: TrainableOptions },
 ): readonly ParameterInfo[] {
   const own = new Set(parameters.map((tensor) => tensor.name));
+  checkNames(model, own);
   const ties = new Map(
     (options.weights ? findTiedInitializers(model) : [])
       .filter(({ a, b }) => own.has(a) && own.has(b))

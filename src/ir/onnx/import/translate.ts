@@ -94,10 +94,11 @@ function translateNode(state: Translation, node: OnnxNode): void {
     const [value, facts] = [values[i], results[i]];
     if (name === '' || value === undefined || facts === undefined) return;
     const dims = value.type.dims.map((d) => d.size);
-    invariant(
-      sameDims(dims, facts.dims) && value.type.dtype === irDtype(facts.dtype),
-      `${nodeText(node)} was inferred as ${facts.dtype}${printDims(facts.dims)}, translated as ${value.type.dtype}${printDims(dims)}`,
-    );
+    if (!sameDims(dims, facts.dims) || value.type.dtype !== irDtype(facts.dtype))
+      throw new UserError(
+        `${nodeText(node)}: its operands do not fit together: the result would be ${value.type.dtype}${printDims(dims)}, expected ${facts.dtype}${printDims(facts.dims)}`,
+        'check the model with onnx.checker, or export it again',
+      );
     state.values.set(name, value);
   });
 }
