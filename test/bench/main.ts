@@ -1,6 +1,7 @@
 import { benchCollectives } from './collectives.js';
 import { benchCompile } from './compile.js';
 import { benchMemory } from './memory.js';
+import { benchNative } from './native.js';
 import { benchStep } from './step.js';
 
 /** `npm run bench -- [name…]`: every benchmark prints ratios against a peer or a limit measured in the same run. */
@@ -10,6 +11,7 @@ const BENCHMARKS: Readonly<
   compile: { what: 'compile time and peak memory against the number of layers', run: benchCompile },
   step: { what: 'a training step against PyTorch eager on the same cores', run: benchStep },
   memory: { what: 'peak bytes: the plan, the arena, the process', run: benchMemory },
+  native: { what: 'the addon against the binding of onnxruntime-node', run: benchNative },
   collectives: {
     what: 'all-to-all among local ranks against a plain copy',
     run: async () => void (await benchCollectives()),
