@@ -61,11 +61,19 @@ export const checkpoint = definePass({
     const forward = forwardNodes(graph, order);
     const again = recomputable(order, forward, POLICIES[policy]);
     const copies = new Map<Node, readonly Value[]>();
+    const copied = (value: Value): Value =>
+      again.has(value) ? copies.get(value.node)![value.index]! : value;
+    // A list of work, not recursion: chains of cheap values may be thousands of nodes long.
     const copyOf = (value: Value): Value => {
-      if (!again.has(value)) return value;
-      const made = copies.get(value.node) ?? rebuildNode(value.node, value.node.operands.map(copyOf));
-      copies.set(value.node, made);
-      return made[value.index]!;
+      const pending = again.has(value) ? [value.node] : [];
+      for (let node = pending.at(-1); node !== undefined; node = pending.at(-1)) {
+        const missing = node.operands.filter((v) => again.has(v) && !copies.has(v.node));
+        if (missing.length === 0) {
+          if (!copies.has(node)) copies.set(node, rebuildNode(node, node.operands.map(copied)));
+          pending.pop();
+        } else for (const operand of missing) pending.push(operand.node);
+      }
+      return copied(value);
     };
     const rebuilt = new Map<Node, readonly Value[]>();
     const current = (value: Value): Value => rebuilt.get(value.node)?.[value.index] ?? value;

@@ -14,9 +14,11 @@ import { TOKENS } from './shapes.js';
 export const MAX_VALUE_BYTES = 64 * 1024 * 1024;
 /** Values of that size that may be held at once. */
 const MAX_HELD = 6;
-/** Values of that size that may be computed in one run. */
-const MAX_COMPUTED = 32;
-/** Bytes that all evaluations of one import may compute together: some ten seconds. */
+/** Values of that size that one run may compute. What onnxruntime frees does not always leave the process. */
+const MAX_COMPUTED = 12;
+/** The time of a run, in values of that size. */
+const MAX_WORK = 32;
+/** Bytes that all evaluations of one import may be worth: some ten seconds. */
 const MAX_IMPORT_BYTES = 12 * 2 ** 30;
 /** Multiplications that take as long as writing a byte. */
 const PRODUCTS_PER_BYTE = 4;
@@ -46,7 +48,7 @@ export const nodesInside = (classified: Classified, inside: readonly string[]): 
 
 /**
  * The size of value that a run of a subgraph is worth at a length, bytes: at least its largest value, and more
- * where it holds or computes many. Within `MAX_VALUE_BYTES` a run takes a second or two and 400 MB.
+ * where it holds or computes many. Within `MAX_VALUE_BYTES` a run takes a second or two and at most 768 MiB.
  * @param kept values that are asked for, held to the end
  */
 export function runBytes(
@@ -59,14 +61,15 @@ export function runBytes(
   const own = new Set(nodes);
   const lastReader = new Map<string, OnnxNode>();
   for (const node of nodes) for (const name of node.inputs) lastReader.set(name, node);
-  let [held, mostHeld, computed, largest] = [0, 0, 0, 0];
+  let [held, mostHeld, computed, work, largest] = [0, 0, 0, 0, 0];
   for (const node of nodes) {
     const results = node.outputs.flatMap((name) => classified.facts.get(name) ?? []);
     for (const facts of results) {
       const bytes = bytesAt(facts, length);
       largest = Math.max(largest, bytes);
       held += bytes;
-      computed += bytes * (1 + productsOf(node, classified, length) / PRODUCTS_PER_BYTE);
+      computed += bytes;
+      work += bytes * (1 + productsOf(node, classified, length) / PRODUCTS_PER_BYTE);
     }
     mostHeld = Math.max(mostHeld, held);
     for (const name of new Set([...node.inputs, ...node.outputs])) {
@@ -75,7 +78,7 @@ export function runBytes(
       if (facts?.node !== undefined && dead && own.has(facts.node)) held -= bytesAt(facts, length);
     }
   }
-  return Math.max(largest, mostHeld / MAX_HELD, computed / MAX_COMPUTED);
+  return Math.max(largest, mostHeld / MAX_HELD, computed / MAX_COMPUTED, work / MAX_WORK);
 }
 
 function productsOf(node: OnnxNode, { facts }: Classified, length: number): number {
@@ -93,7 +96,7 @@ const spent = new WeakMap<Classified, number>();
  * @throws UserError when one run, or all of an import together, would cost too much
  */
 export function spend(classified: Classified, names: readonly string[], bytes: number): void {
-  const total = (spent.get(classified) ?? 0) + Math.min(bytes, MAX_VALUE_BYTES) * MAX_COMPUTED;
+  const total = (spent.get(classified) ?? 0) + Math.min(bytes, MAX_VALUE_BYTES) * MAX_WORK;
   spent.set(classified, total);
   if (bytes <= MAX_VALUE_BYTES && total <= MAX_IMPORT_BYTES) return;
   throw new UserError(

@@ -14,11 +14,19 @@ export interface DistanceForm {
 
 export type Numbers = Exclude<TensorData, BigInt64Array | BigUint64Array>;
 
-/** A loop, since `Float64Array.from` would go through a list of boxed elements: seconds for a large mask. */
+const converted = new WeakMap<TensorData, Numbers>();
+
+/**
+ * Elements as numbers; converted once, for a value is compared with several forms. By a loop, since
+ * `Float64Array.from` would go through a list of boxed elements: seconds for a large mask.
+ */
 export function numbersOf(data: TensorData): Numbers {
   if (!(data instanceof BigInt64Array) && !(data instanceof BigUint64Array)) return data;
+  const known = converted.get(data);
+  if (known !== undefined) return known;
   const numbers = new Float64Array(data.length);
   for (let i = 0; i < data.length; i++) numbers[i] = Number(data[i]);
+  converted.set(data, numbers);
   return numbers;
 }
 
