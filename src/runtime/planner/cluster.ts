@@ -9,7 +9,7 @@ const link = z.strictObject({
   latencyUs: z.number().nonnegative().default(0),
 });
 
-const clusterSchema = z.strictObject({
+export const clusterSchema = z.strictObject({
   name: z.string().min(1).max(200),
   nodes: z.number().int().positive().max(65_536),
   ranksPerNode: z.number().int().positive().max(1024),

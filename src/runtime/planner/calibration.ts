@@ -1,0 +1,103 @@
+import { readFileSync, statSync } from 'node:fs';
+import { z } from 'zod';
+import { UserError } from '../../errors.js';
+import { writeFileAtomic } from '../../files/atomic.js';
+import type { Package } from '../../package/read.js';
+import { clusterSchema, worldOf } from './cluster.js';
+import type { CostModel } from './cost.js';
+import { localCluster } from './machine.js';
+import { physicalCost, UNCALIBRATED } from './physical-cost.js';
+import { workOf } from './work.js';
+
+export { localCluster } from './machine.js';
+
+const text = z.string().max(4096);
+const ratio = z.number().nonnegative().max(1e9);
+const ms = z.number().nonnegative().max(1e9);
+
+const coefficientsSchema = z.strictObject({
+  compute: ratio,
+  attention: ratio,
+  exchange: ratio,
+  overlap: z.number().min(0).max(1),
+  microBatchMs: ms,
+  stepMs: ms,
+});
+
+const calibrationSchema = z.strictObject({
+  format: z.literal('ithaca-calibration'),
+  version: z.literal(1),
+  ithaca: text,
+  package: z.strictObject({ name: text, hash: z.string().regex(/^[0-9a-f]{64}$/) }),
+  /** Ranks that ran at the same time while it was measured. */
+  ranks: z.number().int().positive().max(65_536),
+  machine: z.strictObject({
+    cpu: text,
+    cores: z.number().int().positive(),
+    memoryGib: z.number().positive(),
+    platform: text,
+    node: text,
+  }),
+  /** Rates measured where there was something to measure. */
+  cluster: clusterSchema,
+  coefficients: coefficientsSchema,
+  /** How much slower a rank is while all are busy than alone: about ranks over cores, where cores are fewer. */
+  sharing: z.number().min(1).max(65_536),
+});
+
+/** What a machine does with a package, measured: `calibration.json`. */
+export type Calibration = z.output<typeof calibrationSchema>;
+
+const MAX_BYTES = 64 * 2 ** 20;
+
+/** @throws UserError for a file that cannot be read, or the key that does not fit the format */
+export function loadCalibration(file: string): Calibration {
+  const hint = 'measure it: ithaca calibrate PACKAGE --ranks N';
+  let json: unknown;
+  try {
+    if (statSync(file).size > MAX_BYTES) throw new Error(`it is larger than ${MAX_BYTES} bytes`);
+    json = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new UserError(`${file}: cannot be read as a calibration: ${reason}`, hint, { cause });
+  }
+  const parsed = calibrationSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  const where = issue === undefined || issue.path.length === 0 ? '' : `${issue.path.join('.')}: `;
+  throw new UserError(`${file}: ${where}${issue?.message ?? 'does not fit the format'}`, hint);
+}
+
+/** @throws UserError for a folder that is missing or not writable */
+export async function saveCalibration(file: string, calibration: Calibration): Promise<void> {
+  await writeFileAtomic(file, async (handle) => {
+    await handle.writeFile(`${JSON.stringify(calibration, null, 2)}\n`);
+  });
+}
+
+/**
+ * What a plan for the package costs on `world` ranks: as measured, or by rough rates of this machine.
+ * @throws UserError for a calibration of another package, or of other ranks
+ */
+export function costOf(pkg: Package, world: number, calibration: Calibration | undefined): CostModel {
+  const work = workOf(pkg, world);
+  if (calibration === undefined) return physicalCost(work, localCluster(world), UNCALIBRATED);
+  requireFits(calibration, pkg, world);
+  return physicalCost(work, calibration.cluster, calibration.coefficients, { ranks: world });
+}
+
+function requireFits({ package: measured, ranks, cluster }: Calibration, pkg: Package, world: number): void {
+  if (measured.hash !== pkg.hash)
+    throw new UserError(
+      `the calibration is of package ${measured.name} (${measured.hash.slice(0, 12)}), not of ${pkg.manifest.name} (${pkg.hash.slice(0, 12)})`,
+      `measure this one: ithaca calibrate ${pkg.directory} --ranks ${world}`,
+    );
+  // Ranks share cores, caches and links: measured rates are those of a full node.
+  const wholeNodes =
+    ranks === cluster.ranksPerNode && world % cluster.ranksPerNode === 0 && world <= worldOf(cluster);
+  if (world !== ranks && !wholeNodes)
+    throw new UserError(
+      `the calibration was measured with ${ranks} ranks, it says nothing of ${world}`,
+      `measure them: ithaca calibrate ${pkg.directory} --ranks ${world}`,
+    );
+}

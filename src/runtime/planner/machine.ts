@@ -1,0 +1,52 @@
+import { availableParallelism, cpus, totalmem } from 'node:os';
+import type { Cluster } from './cluster.js';
+
+/** What local ranks run on. */
+export interface Machine {
+  readonly cpu: string;
+  /** Threads that run at a time: affinity and quota of a container respected. */
+  readonly cores: number;
+  /** What this process may use: the memory of the machine, or its container's limit. */
+  readonly memoryGib: number;
+  readonly platform: string;
+  readonly node: string;
+}
+
+const GIB = 2 ** 30;
+
+export function describeMachine(): Machine {
+  // Without a limit, 0 or a number far above what there is.
+  const limit = process.constrainedMemory();
+  const total = totalmem();
+  return {
+    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    cores: availableParallelism(),
+    memoryGib: (limit > 0 && limit < total ? limit : total) / GIB,
+    platform: `${process.platform} ${process.arch}`,
+    node: process.version,
+  };
+}
+
+/** Of what the process may use, the part that ranks may fill: the rest is for the main thread, code and files. */
+const MEMORY_SHARE = 0.8;
+/** What a core does to float32 in ONNX Runtime, and a copy between threads, within a factor of two or so. */
+const TERAFLOPS_PER_CORE = 0.05;
+const GIB_PER_SECOND_PER_CORE = 4;
+const LATENCY_US = 15;
+
+/**
+ * This machine as a cluster of one node: ranks are threads that share its memory, and its cores where there are
+ * fewer of them. Memory is known; rates are guesses, and those of all ranks at once.
+ */
+export function localCluster(ranks: number, machine: Machine = describeMachine()): Cluster {
+  const cores = Math.min(1, machine.cores / ranks);
+  const link = { gibPerSecond: GIB_PER_SECOND_PER_CORE * cores, latencyUs: LATENCY_US / cores };
+  return {
+    name: 'local',
+    nodes: 1,
+    ranksPerNode: ranks,
+    memoryGibPerRank: (MEMORY_SHARE * machine.memoryGib) / ranks,
+    teraflopsPerRank: TERAFLOPS_PER_CORE * cores,
+    links: { node: link, network: link },
+  };
+}
