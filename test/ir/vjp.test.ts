@@ -12,7 +12,15 @@ const STEP = 1e-5;
 const TOLERANCE = 1e-6;
 
 /** Results whose cotangents an op refuses or that count rather than compute. */
-const CONSTANT_RESULTS: Readonly<Record<string, number>> = { attention: 1, cross_entropy: 1 };
+const CONSTANT_RESULTS: Readonly<Record<string, number>> = {
+  attention: 1,
+  cross_entropy: 1,
+  squared_error: 1,
+  soft_cross_entropy: 1,
+};
+
+/** Operands that are given, not computed. */
+const GIVEN: Readonly<Record<string, number>> = { soft_cross_entropy: 3 };
 
 const isDifferentiable = (s: OpSample): boolean =>
   opDef(s.op).vjp !== undefined && sampleGraph(s).inputs.some((v) => v.type.dtype === 'f32');
@@ -35,7 +43,7 @@ function backwardOf(sample: OpSample): Backward {
       ? undefined
       : makeInput(`d_${name}`, 'gradient', cotangentType(value.type)),
   );
-  const wanted = forward.inputs.filter((v) => v.type.dtype === 'f32');
+  const wanted = forward.inputs.filter((v, i) => v.type.dtype === 'f32' && i !== GIVEN[sample.op]);
   const grads = cotangents(forward, seeds, wanted);
   const outputs = grads.flatMap((value, i) => (value === undefined ? [] : [{ name: `g${i}`, value }]));
   const inputs = [...forward.inputs, ...seeds.filter((s) => s !== undefined)];

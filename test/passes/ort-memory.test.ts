@@ -90,6 +90,11 @@ describe.skipIf(process.platform !== 'linux')('planned temporaries against resid
     ['silu', [X], {}],
     ['cross_entropy', [X, 'i32[S]'], {}],
     ['cross_entropy_vjp', [X, 'i32[S]', 'f32[]'], {}],
+    ['correct', [X, 'i32[S]'], {}],
+    ['soft_cross_entropy', [X, 'i32[S]', 'i32[S, 64]', 'f32[S, 64]'], { temperature: 2 }],
+    ['soft_cross_entropy_vjp', [X, 'i32[S]', 'i32[S, 64]', 'f32[S, 64]', 'f32[]'], { temperature: 2 }],
+    ['squared_error', [X, X, 'i32[S]'], {}],
+    ['document_sum', [X, 'i32[S]'], {}],
     ['gather_vjp', ['i32[S]', X], { rows: 64 }],
   ];
   it.each(cases)('%s', (op, types, attrs) => {

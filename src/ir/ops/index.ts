@@ -2,6 +2,8 @@ import type { OpDef } from '../op.js';
 import * as activation from './activation.js';
 import * as attention from './attention.js';
 import * as collective from './collective.js';
+import * as distillation from './distillation.js';
+import * as document from './document.js';
 import * as elementwise from './elementwise.js';
 import * as embedding from './embedding.js';
 import * as linear from './linear.js';
@@ -9,6 +11,7 @@ import * as loss from './loss.js';
 import * as norm from './norm.js';
 import * as optimizer from './optimizer.js';
 import * as reduce from './reduce.js';
+import * as regression from './regression.js';
 import * as shape from './shape.js';
 import * as tiled from './tiled.js';
 import * as topK from './top-k.js';
@@ -82,6 +85,12 @@ export const OPS = {
   attention_vjp: attention.attentionVjp,
   cross_entropy: loss.crossEntropy,
   cross_entropy_vjp: loss.crossEntropyVjp,
+  correct: loss.correct,
+  squared_error: regression.squaredError,
+  squared_error_vjp: regression.squaredErrorVjp,
+  soft_cross_entropy: distillation.softCrossEntropy,
+  soft_cross_entropy_vjp: distillation.softCrossEntropyVjp,
+  document_sum: document.documentSum,
   tiled: tiled.tiled,
   all_to_all: collective.allToAll,
   all_reduce: collective.allReduce,

@@ -73,3 +73,21 @@ export const crossEntropyVjp = defineOp('cross_entropy_vjp', {
     },
   ],
 });
+
+export const correct = defineOp('correct', {
+  doc: 'The number of counted tokens whose label has the largest logit; a tie counts.',
+  operands: ['logits', 'labels'],
+  infer: axes('t V, t -> ', { linearity: 'none', operandDTypes: ['f32', 'i32'] }),
+  eval: ({ inputs: [logits, labels], shapes }) => {
+    const sum = tensor(shapes[0]!);
+    const n = logits!.shape[1]!;
+    labels!.data.forEach((label, t) => {
+      if (label === IGNORED_LABEL) return;
+      checkLabel(label, n);
+      const row = logits!.data.subarray(t * n, (t + 1) * n);
+      if (row.every((x) => x <= row[label]!)) sum.data[0]! += 1;
+    });
+    return [sum];
+  },
+  samples: [{ operands: [{ type: 'f32[S@sp, 5]' }, { type: 'i32[S@sp]', range: [0, 4], integers: true }] }],
+});

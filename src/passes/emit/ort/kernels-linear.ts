@@ -123,3 +123,23 @@ export const gatherVjp: OrtKernel = {
 
 export const zeros = (k: KernelContext, type: Type): OrtValue =>
   k.build.op('ConstantOfShape', [k.build.shape(type.dims)], type);
+
+/** Rows are added up at the number of their document, which is below the number of tokens, and read there again. */
+export const documentSum: OrtKernel = {
+  lower: (k) => {
+    const [x, documents] = [k.operand(0), k.operand(1)];
+    const type = resultType(k);
+    const wide = tensorType('i32', type.dims);
+    const column = tensorType('i32', [type.dims[0]!, dim(1)]);
+    const numbers = k.build.op('Unsqueeze', [documents, k.build.int64s([1])], column);
+    const indices = k.build.op('Expand', [numbers, k.build.shape(type.dims)], wide);
+    const sums = k.build.op(
+      'ScatterElements',
+      [zeros(k, type), indices, x],
+      type,
+      { axis: 0, reduction: 'add' },
+      [wide, wide],
+    );
+    return [k.build.op('Gather', [sums, documents], type, { axis: 0 })];
+  },
+};

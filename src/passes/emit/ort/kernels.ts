@@ -1,6 +1,7 @@
 import type { OpName } from '../../../ir/ops/index.js';
 import { direct, instruction, type OrtKernel } from './kernel.js';
 import * as activation from './kernels-activation.js';
+import * as distillation from './kernels-distillation.js';
 import * as linear from './kernels-linear.js';
 import * as loss from './kernels-loss.js';
 import * as norm from './kernels-norm.js';
@@ -65,6 +66,12 @@ export const ORT_KERNELS = {
   attention_vjp: instruction,
   cross_entropy: loss.crossEntropy,
   cross_entropy_vjp: loss.crossEntropyVjp,
+  correct: loss.correct,
+  squared_error: loss.squaredError,
+  squared_error_vjp: loss.squaredErrorVjp,
+  soft_cross_entropy: distillation.softCrossEntropy,
+  soft_cross_entropy_vjp: distillation.softCrossEntropyVjp,
+  document_sum: linear.documentSum,
   tiled: instruction,
   all_to_all: instruction,
   all_reduce: instruction,
