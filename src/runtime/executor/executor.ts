@@ -29,6 +29,7 @@ export class OrtExecutor {
   #arena = new ArrayBuffer(0);
   #scratch = new ArrayBuffer(0);
   #arenaBytes = 0;
+  #bound = 0;
 
   /** @param read bytes of a segment or kernel of the package */
   constructor(host: ExecutorHost, read: (file: string) => Uint8Array) {
@@ -49,6 +50,11 @@ export class OrtExecutor {
     return this.#arenaBytes;
   }
 
+  /** Programs bound and models loaded so far. */
+  get made(): { readonly programs: number; readonly models: number } {
+    return { programs: this.#bound, models: this.#sessions.size };
+  }
+
   /**
    * Sizes and memory for a program. Equal sizes are bound once, as long as `variant` names the same memory.
    * What is bound may go away when another program is: bind before every run.
@@ -59,6 +65,7 @@ export class OrtExecutor {
     const key = `${program.name}/${variant}/${sp.index}of${sp.degree}/${world.index}of${world.degree}/${sizes}`;
     const known = this.#programs;
     const made = known.get(key, () => {
+      this.#bound++;
       const { bound, layout } = planMemory(program, rank);
       this.#growArena(layout.bytes);
       return bindSteps(bound, layout, this.#arena, binding, (bytes) => this.#growScratch(bytes));

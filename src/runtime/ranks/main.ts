@@ -3,6 +3,7 @@ import { invariant, unreachable } from '../../errors.js';
 import { openPackage, type Package } from '../../package/read.js';
 import { shardRange } from '../../ir/placement.js';
 import { collectiveKinds, sumFloat64, type Group } from '../collectives/engine.js';
+import { groupPool, type GroupPool } from '../collectives/groups.js';
 import { OrtExecutor } from '../executor/executor.js';
 import type { ExecutorHost, OnTile } from '../executor/host.js';
 import { instructionBases } from '../session/labels.js';
@@ -13,11 +14,13 @@ import {
   type Fault,
   type LogitStream,
   type LogitTile,
+  type MicroBatchTime,
   type RankCounters,
   type RankData,
   type RankMessage,
   type RankReply,
 } from '../session/protocol.js';
+import { threadCpuMs } from './cpu-time.js';
 import { serveRank, transferring, type RankContext } from './worker.js';
 
 /** A rank once its package is open. */
@@ -27,12 +30,17 @@ interface Rank {
   readonly memory: RankMemory;
   readonly executor: OrtExecutor;
   readonly bases: ReadonlyMap<string, number>;
+  readonly groups: GroupPool;
   readonly world: Group;
 }
 
 interface Sums {
   readonly lossSum: number;
   readonly count: number;
+}
+
+interface MicroBatchSums extends Sums {
+  readonly microBatches: readonly MicroBatchTime[];
 }
 
 let opened: Promise<Rank> | undefined;
@@ -47,10 +55,12 @@ serveRank<RankMessage, RankReply>(async (message, context) => {
     count: 0,
     gradNorm: 0,
     tiles: 0,
+    microBatches: [],
     ...done,
     tensors,
     counters: since(before, snapshot(context)),
     arenaBytes: rank.executor.arenaBytes,
+    made: { groups: rank.groups.made, ...rank.executor.made },
   };
   return transferring(
     reply,
@@ -65,8 +75,9 @@ async function open(context: RankContext): Promise<Rank> {
   if (weights === 'package')
     for (const [name, target] of memory.parameters) pkg.readParameterInto(name, target);
   const executor = new OrtExecutor(withFault(context, fault), (file) => pkg.bytes(file));
-  const world = { ranks: Array.from({ length: context.world }, (_, r) => r) };
-  return { context, pkg, memory, executor, bases: instructionBases(pkg), world };
+  const groups = groupPool();
+  const world = groups.get(Array.from({ length: context.world }, (_, r) => r));
+  return { context, pkg, memory, executor, bases: instructionBases(pkg), groups, world };
 }
 
 function withFault(context: RankContext, fault: Fault | undefined): ExecutorHost {
@@ -123,9 +134,26 @@ function memoryOf({ memory }: Rank, name: string): Float32Array {
   return found;
 }
 
+/** Runs micro-batches one after the other: what this rank's tokens add to the loss, and how long each took. */
+function runAll(
+  microBatches: readonly RankShare[],
+  run: (share: RankShare, microBatch: number) => Sums,
+): MicroBatchSums {
+  let [lossSum, count] = [0, 0];
+  const times = microBatches.map((share, i): MicroBatchTime => {
+    const [from, cpuFrom] = [performance.now(), threadCpuMs()];
+    const sums = run(share, i);
+    lossSum += sums.lossSum;
+    count += sums.count;
+    const cpuMs = cpuFrom === undefined ? undefined : threadCpuMs()! - cpuFrom;
+    return { ms: performance.now() - from, cpuMs };
+  });
+  return { lossSum, count, microBatches: times };
+}
+
 /** Runs a program on one share and returns what this rank's tokens add to the loss. */
 function runShare(
-  { context, pkg, memory, executor, bases }: Rank,
+  { context, pkg, memory, executor, bases, groups }: Rank,
   name: 'train' | 'eval',
   { ranks, tokens, data }: RankShare,
   add: boolean,
@@ -140,30 +168,26 @@ function runShare(
   const given = name === 'train' ? memory.trainBinding(add) : memory.evalBinding();
   const bound = executor.bind(program, binding, given, add ? 'add' : 'set');
   for (const [input, target] of bound.data) {
-    const values = (data as Readonly<Record<string, Int32Array>>)[input];
-    invariant(values?.length === target.length, `data input ${input} does not fit this rank's share`);
+    // A lane without documents has no width: nothing is right for no tokens.
+    const values = data[input] ?? [];
+    invariant(values.length === target.length, `data input ${input} does not fit this rank's share`);
     target.set(values);
   }
-  executor.run(bound, { group: { ranks }, firstInstruction: bases.get(name), onTile });
+  executor.run(bound, { group: groups.get(ranks), firstInstruction: bases.get(name), onTile });
   return { lossSum: memory.scalar('run/loss_sum')[0]!, count: memory.scalar('run/count')[0]! };
 }
 
 /** Leaves the sum of the gradients of all micro-batches in the accumulators; returns this rank's own sums. */
-function accumulate(rank: Rank, microBatches: readonly RankShare[]): Sums {
-  let [lossSum, count] = [0, 0];
+function accumulate(rank: Rank, microBatches: readonly RankShare[]): MicroBatchSums {
   if (microBatches.length === 0) for (const gradient of rank.memory.gradients.values()) gradient.fill(0);
-  microBatches.forEach((share, i) => {
-    const sums = runShare(rank, 'train', share, i > 0);
-    lossSum += sums.lossSum;
-    count += sums.count;
-  });
-  return { lossSum, count };
+  return runAll(microBatches, (share, i) => runShare(rank, 'train', share, i > 0));
 }
 
 /** Sums over all ranks. */
-function settle({ context, world }: Rank, { lossSum, count }: Sums): Sums {
+function settle({ context, world }: Rank, own: MicroBatchSums): MicroBatchSums {
+  const { lossSum, count, microBatches } = own;
   const [loss, tokens] = sumFloat64(context.collectives, world, Float64Array.of(lossSum, count));
-  return { lossSum: loss!, count: tokens! };
+  return { lossSum: loss!, count: tokens!, microBatches };
 }
 
 /** One AdamW update (arXiv 1711.05101). @returns the global norm of the gradients, before clipping */
@@ -182,7 +206,7 @@ function update(rank: Rank, count: number, lr: number, step: number): number {
 }
 
 /** Whole gradients of the mean loss, on rank 0. */
-function gradients(rank: Rank, own: Sums): Done {
+function gradients(rank: Rank, own: MicroBatchSums): Done {
   const { memory, context, world } = rank;
   const sums = settle(rank, own);
   context.collectives.allReduce(world, [...new Set(memory.gradients.values())]);
@@ -195,17 +219,15 @@ function gradients(rank: Rank, own: Sums): Done {
 }
 
 function evaluate(rank: Rank, microBatches: readonly RankShare[], stream: LogitStream | undefined): Done {
-  let [lossSum, count, tiles] = [0, 0, 0];
-  microBatches.forEach((share, microBatch) => {
+  let tiles = 0;
+  const own = runAll(microBatches, (share, microBatch) => {
     const first = firstRow(rank, share);
     const send = (_: string, row: number, data: Float32Array): void =>
       sendTile(rank, stream!, tiles++, { microBatch, row: first + row, data });
-    const sums = runShare(rank, 'eval', share, false, stream && send);
-    lossSum += sums.lossSum;
-    count += sums.count;
+    return runShare(rank, 'eval', share, false, stream && send);
   });
   stream?.port.close();
-  return { ...settle(rank, { lossSum, count }), tiles };
+  return { ...settle(rank, own), tiles };
 }
 
 const firstRow = ({ context }: Rank, { ranks, tokens }: RankShare): number =>

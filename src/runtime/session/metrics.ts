@@ -1,5 +1,5 @@
 import { collectiveKinds, type CollectiveKind, type KindCounter } from '../collectives/engine.js';
-import type { RankCounters } from './protocol.js';
+import type { Made, MicroBatchTime, RankCounters, RankReply } from './protocol.js';
 
 export interface ExchangeMetrics {
   /** Bytes that left ranks, summed over all. */
@@ -28,3 +28,17 @@ export function mergeCounters(counters: readonly RankCounters[]): ExchangeMetric
     waitMs: Math.max(...counters.map((c) => c.waitMs)),
   };
 }
+
+/** The longest of each, by rank: the rank that waited longest need not be the one that worked longest. */
+export const slowestOf = (times: readonly MicroBatchTime[]): MicroBatchTime => ({
+  ms: Math.max(...times.map(({ ms }) => ms)),
+  cpuMs: times.some(({ cpuMs }) => cpuMs === undefined)
+    ? undefined
+    : Math.max(...times.map(({ cpuMs }) => cpuMs!)),
+});
+
+export const madeBy = (replies: readonly RankReply[]): Made => ({
+  groups: replies.reduce((sum, { made }) => sum + made.groups, 0),
+  programs: replies.reduce((sum, { made }) => sum + made.programs, 0),
+  models: replies.reduce((sum, { made }) => sum + made.models, 0),
+});

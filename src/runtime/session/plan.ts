@@ -23,15 +23,13 @@ export interface RankShare {
   readonly ranks: readonly number[];
   /** Tokens of the group's row. */
   readonly tokens: number;
-  readonly data: {
-    readonly tokens: Int32Array<ArrayBuffer>;
-    readonly positions: Int32Array<ArrayBuffer>;
-    readonly labels: Int32Array<ArrayBuffer>;
-    readonly token_types: Int32Array<ArrayBuffer>;
-    /** Whole. */
-    readonly documents: Int32Array<ArrayBuffer>;
-  };
+  readonly data: Readonly<Record<string, DataArray>>;
 }
+
+export type DataArray = Int32Array<ArrayBuffer> | Float32Array<ArrayBuffer>;
+
+/** Every rank of a group has all of it. */
+const WHOLE = 'documents';
 
 /**
  * Groups of `sp` neighbouring ranks.
@@ -112,13 +110,12 @@ export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
       return {
         ranks,
         tokens,
-        data: {
-          tokens: row.tokens.slice(start, end),
-          positions: row.positions.slice(start, end),
-          labels: row.labels.slice(start, end),
-          token_types: row.token_types.slice(start, end),
-          documents: row.documents.slice(),
-        },
+        data: Object.fromEntries(
+          Object.entries(row).map(([name, whole]: readonly [string, DataArray]) => {
+            const width = tokens === 0 ? 0 : whole.length / tokens;
+            return [name, name === WHOLE ? whole.slice() : whole.slice(start * width, end * width)];
+          }),
+        ),
       };
     });
   });
@@ -126,4 +123,4 @@ export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
 
 /** Buffers of a share, to be moved to the rank instead of copied. */
 export const buffersOf = ({ data }: RankShare): readonly ArrayBuffer[] =>
-  [data.tokens, data.positions, data.labels, data.token_types, data.documents].map((array) => array.buffer);
+  Object.values(data).map((array) => array.buffer);

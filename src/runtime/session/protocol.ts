@@ -76,6 +76,25 @@ export interface RankReply {
   readonly tensors: ReadonlyMap<string, Float32Array>;
   /** Tiles posted to the stream. */
   readonly tiles: number;
+  readonly microBatches: readonly MicroBatchTime[];
+  readonly made: Made;
+}
+
+export interface MicroBatchTime {
+  /** From this rank's begin to its end, waits for the ranks of its group included. */
+  readonly ms: number;
+  /** On a core; undefined where the system does not say. */
+  readonly cpuMs: number | undefined;
+}
+
+/** What a rank has set up so far: a plan whose groups and sizes it has seen sets up nothing. */
+export interface Made {
+  /** Handles of groups. */
+  readonly groups: number;
+  /** Programs bound to sizes. */
+  readonly programs: number;
+  /** Models loaded. */
+  readonly models: number;
 }
 
 export interface RankCounters extends KindCounter {

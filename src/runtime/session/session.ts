@@ -5,9 +5,18 @@ import type { RankFailure } from '../ranks/pool.js';
 import { RankPool } from '../ranks/pool.js';
 import { instructionLabel } from './labels.js';
 import { momentSizes } from './memory.js';
-import { mergeCounters, type ExchangeMetrics } from './metrics.js';
+import { madeBy, mergeCounters, slowestOf, type ExchangeMetrics } from './metrics.js';
 import { buffersOf, checkPlan, sharesOf, type MicroBatchPlan, type RankShare } from './plan.js';
-import type { Fault, LogitStream, LogitTile, RankData, RankMessage, RankReply } from './protocol.js';
+import type {
+  Fault,
+  LogitStream,
+  LogitTile,
+  Made,
+  MicroBatchTime,
+  RankData,
+  RankMessage,
+  RankReply,
+} from './protocol.js';
 
 export interface SessionOptions {
   readonly ranks: number;
@@ -29,6 +38,10 @@ export interface RunMetrics extends ExchangeMetrics {
   /** Largest arena of any rank so far. */
   readonly arenaBytes: number;
   readonly ms: number;
+  /** Each of the rank that took longest for it. */
+  readonly microBatches: readonly MicroBatchTime[];
+  /** Set up by all ranks since they started. */
+  readonly made: Made;
 }
 
 export interface StepMetrics extends RunMetrics {
@@ -246,6 +259,8 @@ export class TrainingSession {
       ...mergeCounters(replies.map((reply) => reply.counters)),
       arenaBytes: Math.max(...replies.map((reply) => reply.arenaBytes)),
       ms: performance.now() - start,
+      microBatches: plan.map((_, m) => slowestOf(replies.map((reply) => reply.microBatches[m]!))),
+      made: madeBy(replies),
     };
     return { replies, metrics };
   }
