@@ -24,8 +24,15 @@ export function emit(
     const fault = placementFault(type);
     if (fault !== undefined) throw new TypeMismatch(`${op} would give ${printType(type)}: ${fault}`);
   }
-  return makeNode({ op, operands, attrs, types, loc: options.loc, region: options.region }).results;
+  const node = makeNode({ op, operands, attrs, types, loc: options.loc, region: options.region });
+  inferred.add(node);
+  return node.results;
 }
+
+const inferred = new WeakSet<Node>();
+
+/** Whether `emit` made the node: its types are those that its op infers, and nodes are frozen. */
+export const isInferred = (node: Node): boolean => inferred.has(node);
 
 /** A builder whose nodes carry the source location `loc`. */
 export function builderAt(loc: string | undefined): Builder {

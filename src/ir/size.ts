@@ -29,6 +29,7 @@ const compareSymbols = (a: readonly string[], b: readonly string[]): number =>
   b.length - a.length || (a.join('*') < b.join('*') ? -1 : a.join('*') > b.join('*') ? 1 : 0);
 
 function make(terms: readonly Term[]): Size {
+  if (terms.length === 1 && terms[0]!.symbols.length === 0) return constant(terms[0]!.coefficient);
   const merged = new Map<string, Term>();
   for (const term of terms) {
     const key = term.symbols.join('*');
@@ -46,6 +47,14 @@ function make(terms: readonly Term[]): Size {
   return { terms: sorted, key };
 }
 
+/** Most sizes are constant: what `make` gives for them, without its sorting. */
+function constant(value: number): Size {
+  if (!Number.isSafeInteger(value)) throw new UserError(`a size overflows 2^53: ${value}`);
+  return value === 0 ? ZERO : { terms: [{ coefficient: value, symbols: [] }], key: String(value) };
+}
+
+const ZERO: Size = { terms: [], key: '0' };
+
 const termText = (t: Term): string =>
   t.symbols.length === 0
     ? String(t.coefficient)
@@ -55,7 +64,7 @@ const termText = (t: Term): string =>
 
 export const constantSize = (value: number): Size => {
   invariant(Number.isSafeInteger(value), `size ${value} is not an integer`);
-  return make([{ coefficient: value, symbols: [] }]);
+  return constant(value);
 };
 
 export const symbolSize = (name: string): Size => make([{ coefficient: 1, symbols: [name] }]);
@@ -64,15 +73,19 @@ export const toSize = (size: SizeLike): Size => (typeof size === 'number' ? cons
 
 export const addSizes = (a: SizeLike, b: SizeLike): Size => make([...toSize(a).terms, ...toSize(b).terms]);
 
-export const mulSizes = (a: SizeLike, b: SizeLike): Size =>
-  make(
-    toSize(a).terms.flatMap((x) =>
-      toSize(b).terms.map((y) => ({
-        coefficient: x.coefficient * y.coefficient,
-        symbols: [...x.symbols, ...y.symbols].sort(),
+export function mulSizes(a: SizeLike, b: SizeLike): Size {
+  const [x, y] = [toSize(a), toSize(b)];
+  if (x.key === '1') return y;
+  if (y.key === '1') return x;
+  return make(
+    x.terms.flatMap((left) =>
+      y.terms.map((right) => ({
+        coefficient: left.coefficient * right.coefficient,
+        symbols: [...left.symbols, ...right.symbols].sort(),
       })),
     ),
   );
+}
 
 export const subSizes = (a: SizeLike, b: SizeLike): Size => addSizes(a, mulSizes(b, -1));
 
@@ -87,7 +100,7 @@ export const constantOf = (size: Size): number | undefined =>
       ? size.terms[0]!.coefficient
       : undefined;
 
-export const sameSize = (a: SizeLike, b: SizeLike): boolean => toSize(a).key === toSize(b).key;
+export const sameSize = (a: SizeLike, b: SizeLike): boolean => a === b || toSize(a).key === toSize(b).key;
 
 /** `a / b` when it is exact for every value of the symbols and `b` is a monomial; undefined otherwise. */
 export function divideSizes(a: SizeLike, b: SizeLike): Size | undefined {

@@ -1,4 +1,4 @@
-import { emit } from './build.js';
+import { emit, isInferred } from './build.js';
 import { topologicalOrder, type Graph, type Node } from './graph.js';
 import { isCollective, TypeMismatch } from './op.js';
 import { isOpName, opDef } from './ops/index.js';
@@ -22,13 +22,13 @@ export interface Finding {
 
 export function findings(graph: Graph): readonly Finding[] {
   const found: Finding[] = [];
-  const report = (rule: number, message: string, loc?: string): void =>
-    void found.push({ rule, message, loc });
+  const report: Report = (rule, message, loc) => void found.push({ rule, message, loc });
   for (const [what, names] of [
     ['input', graph.inputs.map((v) => String(v.node.attrs['name']))],
     ['output', graph.outputs.map((o) => o.name)],
   ] as const) {
-    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    const known = new Set<string>();
+    const twice = names.find((name) => known.size === known.add(name).size);
     if (twice !== undefined) report(1, `${what} '${twice}' is named twice`);
   }
   const defined = new Set<Node>(graph.inputs.map((v) => v.node));
@@ -49,11 +49,9 @@ export function findings(graph: Graph): readonly Finding[] {
   return found;
 }
 
-function checkNode(
-  graph: Graph,
-  node: Node,
-  report: (rule: number, message: string, loc?: string) => void,
-): void {
+type Report = (rule: number, message: string, loc?: string) => void;
+
+function checkNode(graph: Graph, node: Node, report: Report): void {
   if (!isOpName(node.op)) return report(1, `there is no op '${node.op}'`, node.loc);
   for (const { type } of node.results)
     for (const axis of [type.pending, ...type.dims.map((d) => d.split?.axis)])
@@ -64,6 +62,16 @@ function checkNode(
     if (fault !== undefined) report(3, `input '${String(node.attrs['name'])}': ${fault}`, node.loc);
     return;
   }
+  if (!isInferred(node)) checkTypes(node, report);
+  if (node.region === undefined) return;
+  for (const finding of findings(node.region))
+    report(4, `in the body of ${node.op}: ${finding.message}`, finding.loc ?? node.loc);
+  for (const inner of topologicalOrder(node.region))
+    if (isOpName(inner.op) && isCollective(opDef(inner.op)))
+      report(4, `the body of ${node.op} holds the collective ${inner.op}`, inner.loc);
+}
+
+function checkTypes(node: Node, report: Report): void {
   try {
     const inferred = emit(node.op, node.operands, node.attrs, { region: node.region });
     node.results.forEach((value, i) => {
@@ -78,12 +86,6 @@ function checkNode(
     if (!(error instanceof TypeMismatch)) throw error;
     report(3, `${node.op}: ${error.message}`, node.loc);
   }
-  if (node.region === undefined) return;
-  for (const finding of findings(node.region))
-    report(4, `in the body of ${node.op}: ${finding.message}`, finding.loc ?? node.loc);
-  for (const inner of topologicalOrder(node.region))
-    if (isOpName(inner.op) && isCollective(opDef(inner.op)))
-      report(4, `the body of ${node.op} holds the collective ${inner.op}`, inner.loc);
 }
 
 /** Throws an internal error that lists what is wrong; for use after every pass. */

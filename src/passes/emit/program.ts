@@ -14,7 +14,8 @@ import { constantOf } from '../../ir/size.js';
 import { printType, type Axis } from '../../ir/type.js';
 import type { Instruction, KernelInfo, Program, SegmentInfo, TileModel } from '../../package/program.js';
 import { isInstruction } from '../schedule.js';
-import { lowerAttention } from './ort/attention.js';
+import { attentionLowering, type AttentionLowering } from './attention.js';
+import { interned, type Interned } from './interned.js';
 import type { AttentionModel } from './ort/lowered.js';
 import { lowerSegment } from './ort/segment.js';
 
@@ -42,8 +43,9 @@ function groupsOf(order: readonly Node[]): Group[] {
 
 interface Emitter {
   readonly files: SegmentFiles;
-  readonly segments: SegmentInfo[];
-  readonly kernels: KernelInfo[];
+  readonly segments: Interned<SegmentInfo>;
+  readonly kernels: Interned<KernelInfo>;
+  readonly attention: AttentionLowering;
   readonly buffer: (value: Value) => number;
 }
 
@@ -54,20 +56,13 @@ function addFile(files: SegmentFiles, bytes: Uint8Array): string {
   return file;
 }
 
-/** Index of an equal entry, or of a new one. */
-function intern<T>(list: T[], entry: T): number {
-  const key = JSON.stringify(entry);
-  const known = list.findIndex((other) => JSON.stringify(other) === key);
-  return known >= 0 ? known : list.push(entry) - 1;
-}
-
 function addSegment(
   emitter: Emitter,
   segment: { inputs: readonly Value[]; nodes: readonly Node[]; outputs: readonly Value[] },
   accumulate: ReadonlySet<Value> = new Set(),
 ): number {
   const lowered = lowerSegment(segment, { accumulate });
-  return intern(emitter.segments, {
+  return emitter.segments.indexOf({
     file: addFile(emitter.files, lowered.bytes),
     inputs: [...lowered.inputs],
     outputs: [...lowered.outputs],
@@ -78,11 +73,11 @@ function addSegment(
 }
 
 /** Values a group reads from outside, in order of first use, constants excepted. */
-function readsOf(group: Group): Value[] {
+function readsOf(group: Group, attention: AttentionLowering): Value[] {
   const inside = new Set(group.nodes);
   const reads = new Set<Value>();
   for (const node of group.nodes) {
-    const taken = node.op.startsWith('attention') ? takenOperands(node) : undefined;
+    const taken = node.op.startsWith('attention') ? attention.taken(node) : undefined;
     node.operands.forEach((v, i) => {
       if (!inside.has(v.node) && v.node.op !== 'constant' && taken?.[i] !== false) reads.add(v);
     });
@@ -99,15 +94,12 @@ function runInstruction(
   group: Group,
   escapes: (v: Value) => boolean,
 ): Instruction | undefined {
-  const inputs = readsOf(group);
+  const inputs = readsOf(group, emitter.attention);
   const outputs = group.nodes.flatMap((n) => n.results.filter(escapes));
   if (outputs.length === 0) return undefined;
   const segment = addSegment(emitter, { inputs, nodes: [...constantsOf(group), ...group.nodes], outputs });
   return { kind: 'run', segment, inputs: inputs.map(emitter.buffer), outputs: outputs.map(emitter.buffer) };
 }
-
-/** Names a kernel gives to the operands of its op; documents cut the rows into calls. */
-const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
 
 const RESULTS = { attention: ['out', 'lse'], attention_vjp: ['dq', 'dk', 'dv'] } as const;
 
@@ -118,28 +110,14 @@ const tileModel = (files: SegmentFiles, model: AttentionModel): TileModel => ({
   temporaries: model.temporaries.map((set) => [...set]),
 });
 
-const modelFor = (node: Node): { model: AttentionModel; mapped: AttentionModel | undefined } => {
-  const { mapped, ...own } = lowerAttention(node);
-  const direction = node.op === 'attention' ? 'forward' : 'backward';
-  return { model: own[direction], mapped: mapped?.[direction] };
-};
-
-/** Operands the kernel reads; what it can do without need not be kept for it. */
-const takenOperands = (node: Node): boolean[] => {
-  const { inputs } = modelFor(node).model;
-  return node.operands.map(
-    (_, i) => ATTENTION_OPERANDS[i] === 'documents' || inputs.includes(ATTENTION_OPERANDS[i]!),
-  );
-};
-
 function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) => boolean): Instruction {
-  const { model, mapped } = modelFor(node);
+  const { model, mapped } = emitter.attention.models(node);
   const op = node.op as 'attention' | 'attention_vjp';
   const [q, k, v] = node.operands.map((operand) => operand.type);
   const constant = (type: typeof q, at: number): number => constantOf(type!.dims[at]!.size)!;
-  const taken = takenOperands(node);
+  const taken = emitter.attention.taken(node);
   const mask = node.attrs['mask'] as KernelInfo['mask'];
-  const kernel = intern(emitter.kernels, {
+  const kernel = emitter.kernels.indexOf({
     ...tileModel(emitter.files, model),
     ...(mapped === undefined ? {} : { mapped: tileModel(emitter.files, mapped) }),
     op,
@@ -263,9 +241,13 @@ function labelOf(group: Group): string {
 }
 
 /** Values that must exist outside their instruction: read by another, or an output of the program. */
-function escaping(graph: Graph, groups: readonly Group[]): (v: Value) => boolean {
+function escaping(
+  graph: Graph,
+  groups: readonly Group[],
+  attention: AttentionLowering,
+): (v: Value) => boolean {
   const escaped = new Set(graph.outputs.map((o) => o.value));
-  for (const group of groups) for (const v of readsOf(group)) escaped.add(v);
+  for (const group of groups) for (const v of readsOf(group, attention)) escaped.add(v);
   return (v) => escaped.has(v);
 }
 
@@ -277,7 +259,8 @@ export function emitProgram(
 ): Program {
   invariant(graph.order !== undefined, 'a program is emitted from a scheduled graph');
   const groups = groupsOf(graph.order);
-  const escapes = escaping(graph, groups);
+  const attention = attentionLowering();
+  const escapes = escaping(graph, groups, attention);
   const streamed = new Set(graph.outputs.filter((o) => streamedOutputs.includes(o.name)).map((o) => o.value));
   const outputs = new Set(graph.outputs.map((o) => o.value));
   const indices = new Map<Value, number>();
@@ -287,7 +270,13 @@ export function emitProgram(
     return indices.get(value)!;
   };
   graph.inputs.forEach(buffer);
-  const emitter: Emitter = { files, segments: [], kernels: [], buffer };
+  const emitter: Emitter = {
+    files,
+    segments: interned(),
+    kernels: interned(),
+    attention,
+    buffer,
+  };
   const instructions: Instruction[] = [];
   const labels: string[] = [];
   for (const group of groups) {
@@ -308,8 +297,8 @@ export function emitProgram(
       name,
       buffer: streamed.has(value) ? -1 : indices.get(value)!,
     })),
-    segments: emitter.segments,
-    kernels: emitter.kernels,
+    segments: emitter.segments.list,
+    kernels: emitter.kernels.list,
     instructions,
     labels,
   };

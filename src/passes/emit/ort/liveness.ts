@@ -23,6 +23,14 @@ const IN_PLACE: ReadonlySet<string> = new Set(['Tanh', 'Sigmoid', 'Relu', 'Softm
 /** Bytes as a sum of products of local dims: bytes per unit by monomial. */
 type Bytes = ReadonlyMap<string, number>;
 
+/** What a tensor takes: so many bytes for each unit of a monomial of its dims that are not constant. */
+interface Tensor {
+  /** Its local type. */
+  readonly text: string;
+  readonly monomial: string;
+  readonly bytes: number;
+}
+
 /**
  * Indices of the nodes in the order in which ONNX Runtime runs them: not that of the file, but depth first
  * from the nodes that nobody uses, of several candidates the last in the file first (Graph::ReverseDFSFrom).
@@ -61,9 +69,12 @@ export function temporariesOf(
   outside: ReadonlySet<number>,
 ): Temporaries {
   const steps = executionOrder(nodes).map((i) => nodes[i]!);
+  const tensorOf = tensorReader();
+  const tensors = types.map((type) => type && tensorOf(type));
   const last = new Map<number, number>();
   steps.forEach((step, at) => step.inputs.forEach((id) => last.set(id, at)));
-  const buffers = buffersOf(steps, types, outside, last);
+  const isCounted = (id: number): boolean => !outside.has(id) && (types[id]?.dims.length ?? 0) > 0;
+  const buffers = buffersOf(steps, tensors, isCounted, last);
   const end = new Map<number, number>();
   steps.forEach((step, at) => {
     for (const id of [...step.inputs, ...step.outputs]) {
@@ -72,13 +83,13 @@ export function temporariesOf(
     }
   });
   const alive = new Set<number>();
-  const sets: Type[][] = [];
+  const sets: Tensor[][] = [];
   steps.forEach((step, at) => {
     for (const id of step.outputs) {
       const buffer = buffers.get(id);
       if (buffer !== undefined) alive.add(buffer);
     }
-    sets.push([...[...alive].map((id) => types[id]!), ...step.scratch]);
+    sets.push([...[...alive].map((id) => tensors[id]!), ...step.scratch.map(tensorOf)]);
     for (const buffer of alive) if (end.get(buffer)! <= at) alive.delete(buffer);
   });
   return maximal(sets);
@@ -87,19 +98,18 @@ export function temporariesOf(
 /** For every counted value the value whose memory it is: its own, or that of an operand. */
 function buffersOf(
   steps: readonly Step[],
-  types: readonly (Type | undefined)[],
-  outside: ReadonlySet<number>,
+  tensors: readonly (Tensor | undefined)[],
+  isCounted: (id: number) => boolean,
   last: ReadonlyMap<number, number>,
 ): ReadonlyMap<number, number> {
   const buffers = new Map<number, number>();
   const holders = new Map<number, number[]>();
-  const isCounted = (id: number): boolean => !outside.has(id) && (types[id]?.dims.length ?? 0) > 0;
   steps.forEach((step, at) => {
-    const isDying = (id: number, like: Type): boolean => {
+    const isDying = (id: number, like: Tensor): boolean => {
       const buffer = buffers.get(id);
       return (
         buffer !== undefined &&
-        localText(types[id]!) === localText(like) &&
+        tensors[id]!.text === like.text &&
         holders.get(buffer)!.every((holder) => (last.get(holder) ?? -1) <= at)
       );
     };
@@ -107,7 +117,7 @@ function buffersOf(
       const source = VIEWS.has(step.op)
         ? step.inputs[0]
         : IN_PLACE.has(step.op)
-          ? step.inputs.slice(0, 1).find((operand) => isDying(operand, types[id]!))
+          ? step.inputs.slice(0, 1).find((operand) => isDying(operand, tensors[id]!))
           : undefined;
       const shared = source === undefined ? id : buffers.get(source);
       // A view of an input or a literal takes no memory.
@@ -119,33 +129,46 @@ function buffersOf(
   return buffers;
 }
 
-const localText = (type: Type): string => printType(withPending(type, undefined));
+/** Reads each type once: a model has few, and most are asked for often. */
+function tensorReader(): (type: Type) => Tensor {
+  const known = new Map<string, Tensor>();
+  return (type) => {
+    const text = printType(withPending(type, undefined));
+    const tensor = known.get(text) ?? tensorOf(type, text);
+    known.set(text, tensor);
+    return tensor;
+  };
+}
 
-function bytesOf(types: readonly Type[]): Bytes {
-  const total = new Map<string, number>();
-  for (const type of types) {
-    let bytes = type.dtype === 'bool' ? 1 : 4;
-    const factors: string[] = [];
-    for (const d of type.dims) {
-      const constant = d.split === undefined ? constantOf(d.size) : undefined;
-      if (constant === undefined) factors.push(printDim(d));
-      else bytes *= constant;
-    }
-    const key = factors.sort().join('·');
-    total.set(key, (total.get(key) ?? 0) + bytes);
+function tensorOf(type: Type, text: string): Tensor {
+  let bytes = type.dtype === 'bool' ? 1 : 4;
+  const factors: string[] = [];
+  for (const d of type.dims) {
+    const constant = d.split === undefined ? constantOf(d.size) : undefined;
+    if (constant === undefined) factors.push(printDim(d));
+    else bytes *= constant;
   }
+  return { text, monomial: factors.sort().join('·'), bytes };
+}
+
+function bytesOf(tensors: readonly Tensor[]): Bytes {
+  const total = new Map<string, number>();
+  for (const { monomial, bytes } of tensors) total.set(monomial, (total.get(monomial) ?? 0) + bytes);
   return total;
 }
 
-const dominated = (a: Bytes, b: Bytes): boolean => [...a].every(([key, bytes]) => bytes <= (b.get(key) ?? 0));
+function dominated(a: Bytes, b: Bytes): boolean {
+  for (const [key, bytes] of a) if (bytes > (b.get(key) ?? 0)) return false;
+  return true;
+}
 
-function maximal(sets: readonly (readonly Type[])[]): Temporaries {
+function maximal(sets: readonly (readonly Tensor[])[]): Temporaries {
   const kept: { bytes: Bytes; texts: readonly string[] }[] = [];
   for (const set of sets) {
     const bytes = bytesOf(set);
     if (set.length === 0 || kept.some((other) => dominated(bytes, other.bytes))) continue;
     for (let i = kept.length - 1; i >= 0; i--) if (dominated(kept[i]!.bytes, bytes)) kept.splice(i, 1);
-    kept.push({ bytes, texts: set.map(localText).sort() });
+    kept.push({ bytes, texts: set.map(({ text }) => text).sort() });
   }
   return kept.map((set) => set.texts);
 }
