@@ -1,57 +1,18 @@
 import { z } from 'zod';
 import { rebuildNode } from '../ir/build.js';
 import { topologicalOrder, type Node, type Value } from '../ir/graph.js';
-import type { OpName } from '../ir/ops/index.js';
-import { descendants, forwardNodes } from './dataflow.js';
-import { isElementwise } from './match.js';
+import { POLICIES, recomputable } from './checkpoint/policy.js';
+import { forwardNodes } from './dataflow.js';
 import { definePass } from './pass.js';
 
-/** Ops that cost less to run again than their results to keep: one pass over their operands. */
-const MOVES_OR_NORMS: ReadonlySet<string> = new Set<OpName>([
-  'reshape',
-  'transpose',
-  'slice',
-  'concat',
-  'broadcast',
-  'rms_norm',
-  'layer_norm',
-]);
-
-/** A policy says which forward nodes may be computed again; one mechanism does it. */
-type Policy = (node: Node) => boolean;
-
-const POLICIES = {
-  none: () => false,
-  cheap: (node) => isElementwise(node) || MOVES_OR_NORMS.has(node.op),
-} as const satisfies Record<string, Policy>;
-
-/**
- * Forward values that the backward can compute again from what it keeps anyway: nothing is kept for the sake
- * of recomputation. A residual sum, whose other addend nobody keeps, therefore stays.
- */
-function recomputable(order: readonly Node[], forward: ReadonlySet<Node>, policy: Policy): Set<Value> {
-  const kept = new Set<Value>();
-  for (const node of order)
-    if (!forward.has(node)) for (const v of node.operands) if (forward.has(v.node)) kept.add(v);
-  // Tables made from positions alone are shared by all layers: they stay.
-  const parametric = descendants(order, (node) => node.attrs['role'] === 'parameter');
-  const found = new Set<Value>();
-  const available = (v: Value): boolean =>
-    found.has(v) || kept.has(v) || v.node.op === 'input' || v.node.op === 'constant';
-  for (const node of order)
-    if (forward.has(node) && parametric.has(node) && policy(node) && node.operands.every(available))
-      for (const result of node.results) found.add(result);
-  return found;
-}
-
 const options = z.strictObject({
-  /** `cheap` computes norms, activations and data movement again; `none` keeps every activation. */
-  policy: z.enum(['none', 'cheap']).default('cheap'),
+  /** What is computed again: `none`, or norms, activations and data movement (`cheap`), up to whole `layers`. */
+  policy: z.enum(POLICIES).default('cheap'),
 });
 
 export const checkpoint = definePass({
   name: 'checkpoint',
-  doc: 'Chooses what the backward keeps of the forward (arXiv 1604.06174): a policy marks what is computed again, from values that are kept anyway. Products, attention and collectives never run twice.',
+  doc: 'Chooses what the backward keeps of the forward (arXiv 1604.06174): a policy marks what is computed again, from values that are kept anyway or that whole layers start with.',
   requires: ['differentiated'],
   ensures: ['checkpointed'],
   numerics: 'exact',
@@ -59,7 +20,7 @@ export const checkpoint = definePass({
   run: (graph, { policy }, context) => {
     const order = topologicalOrder(graph);
     const forward = forwardNodes(graph, order);
-    const again = recomputable(order, forward, POLICIES[policy]);
+    const again = recomputable(order, forward, policy);
     const copies = new Map<Node, readonly Value[]>();
     const copied = (value: Value): Value =>
       again.has(value) ? copies.get(value.node)![value.index]! : value;
@@ -84,7 +45,7 @@ export const checkpoint = definePass({
     }
     if (copies.size > 0)
       context.note(
-        `${copies.size} cheap values are computed again in the backward pass instead of being kept`,
+        `${copies.size} ${policy === 'cheap' ? 'cheap ' : ''}values are computed again in the backward pass instead of being kept`,
       );
     return { ...graph, outputs: graph.outputs.map(({ name, value }) => ({ name, value: current(value) })) };
   },

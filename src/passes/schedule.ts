@@ -28,8 +28,8 @@ function levelsOf(graph: Graph, order: readonly Node[]): Map<Node, number> {
     level.set(node, Math.max(0, ...after));
   }
   for (const node of [...order].reverse()) {
-    if (isInstruction(node) || node.op === 'input' || (forward.has(node) && data.has(node))) continue;
-    const needed = users.get(node)!.map((u) => level.get(u)!);
+    if (node.op === 'input' || (forward.has(node) && data.has(node))) continue;
+    const needed = users.get(node)!.map((u) => level.get(u)! - (isInstruction(node) ? 1 : 0));
     if (needed.length > 0) level.set(node, Math.max(level.get(node)!, Math.min(...needed)));
   }
   return level;
