@@ -54,3 +54,17 @@ export function checkAttrs(op: string, kinds: AttrKinds, attrs: Attrs): void {
     );
   }
 }
+
+/** Equal for equal attributes. */
+export const attrsText = (attrs: Attrs): string =>
+  Object.keys(attrs)
+    .sort()
+    .map((key) => `${key}=${attrText(attrs[key])}`)
+    .join(';');
+
+/** Tells 0 from −0, which printing them would not. */
+function attrText(value: Attr | undefined): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value !== 'object') return Object.is(value, -0) ? '-0' : String(value);
+  return 'terms' in value ? value.key : value.map(attrText).join();
+}

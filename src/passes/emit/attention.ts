@@ -1,3 +1,4 @@
+import { attrsText } from '../../ir/attrs.js';
 import type { Node } from '../../ir/graph.js';
 import { lowerAttention } from './ort/attention.js';
 import type { AttentionKernels, AttentionModel } from './ort/lowered.js';
@@ -16,7 +17,7 @@ export function attentionLowering(): AttentionLowering {
   const kinds = new Map<string, AttentionKernels>();
   const kernels = (node: Node): AttentionKernels => {
     const sizes = node.operands.slice(0, 3).map((v) => v.type.dims.slice(1).map((d) => d.size.key));
-    const key = JSON.stringify([node.attrs, sizes]);
+    const key = `${attrsText(node.attrs)} ${sizes.join(';')}`;
     const known = kinds.get(key) ?? lowerAttention(node);
     kinds.set(key, known);
     return known;

@@ -17,7 +17,8 @@ import { isInstruction } from '../schedule.js';
 import { attentionLowering, type AttentionLowering } from './attention.js';
 import { interned, type Interned } from './interned.js';
 import type { AttentionModel } from './ort/lowered.js';
-import { lowerSegment } from './ort/segment.js';
+import { lowerSegment, type Segment } from './ort/segment.js';
+import { segmentKey } from './segment-key.js';
 
 /** ONNX models by their path in the package; programs share them by content. */
 export type SegmentFiles = Map<string, Uint8Array>;
@@ -46,6 +47,8 @@ interface Emitter {
   readonly segments: Interned<SegmentInfo>;
   readonly kernels: Interned<KernelInfo>;
   readonly attention: AttentionLowering;
+  /** Segments by `segmentKey`. */
+  readonly lowered: Map<string, number>;
   readonly buffer: (value: Value) => number;
 }
 
@@ -58,11 +61,14 @@ function addFile(files: SegmentFiles, bytes: Uint8Array): string {
 
 function addSegment(
   emitter: Emitter,
-  segment: { inputs: readonly Value[]; nodes: readonly Node[]; outputs: readonly Value[] },
+  segment: Segment,
   accumulate: ReadonlySet<Value> = new Set(),
 ): number {
+  const key = segmentKey(segment, accumulate);
+  const known = emitter.lowered.get(key);
+  if (known !== undefined) return known;
   const lowered = lowerSegment(segment, { accumulate });
-  return emitter.segments.indexOf({
+  const index = emitter.segments.indexOf({
     file: addFile(emitter.files, lowered.bytes),
     inputs: [...lowered.inputs],
     outputs: [...lowered.outputs],
@@ -70,6 +76,8 @@ function addSegment(
     accumulates: lowered.outputs.filter((_, i) => accumulate.has(segment.outputs[i]!)),
     temporaries: lowered.temporaries.map((set) => [...set]),
   });
+  emitter.lowered.set(key, index);
+  return index;
 }
 
 /** Values a group reads from outside, in order of first use, constants excepted. */
@@ -275,6 +283,7 @@ export function emitProgram(
     segments: interned(),
     kernels: interned(),
     attention,
+    lowered: new Map(),
     buffer,
   };
   const instructions: Instruction[] = [];

@@ -1,6 +1,7 @@
 import { invariant } from '../../errors.js';
+import { attrsText } from '../../ir/attrs.js';
 import { emit } from '../../ir/build.js';
-import type { Attr, Attrs, Node, Value } from '../../ir/graph.js';
+import type { Node, Value } from '../../ir/graph.js';
 import type { Builder } from '../../ir/op.js';
 import { printType, sameType } from '../../ir/type.js';
 
@@ -71,17 +72,4 @@ export function simplifier(rules: readonly Rule[]): (node: Node) => readonly Val
     return results;
   };
   return simplify;
-}
-
-const attrsText = (attrs: Attrs): string =>
-  Object.keys(attrs)
-    .sort()
-    .map((key) => `${key}=${attrText(attrs[key])}`)
-    .join(';');
-
-/** Tells 0 from −0, which printing them would not. */
-function attrText(value: Attr | undefined): string {
-  if (typeof value === 'string') return JSON.stringify(value);
-  if (typeof value !== 'object') return Object.is(value, -0) ? '-0' : String(value);
-  return 'terms' in value ? value.key : value.map(attrText).join();
 }
