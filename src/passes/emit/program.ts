@@ -59,11 +59,7 @@ function addFile(files: SegmentFiles, bytes: Uint8Array): string {
   return file;
 }
 
-function addSegment(
-  emitter: Emitter,
-  segment: Segment,
-  accumulate: ReadonlySet<Value> = new Set(),
-): number {
+function addSegment(emitter: Emitter, segment: Segment, accumulate: ReadonlySet<Value> = new Set()): number {
   const key = segmentKey(segment, accumulate);
   const known = emitter.lowered.get(key);
   if (known !== undefined) return known;
