@@ -11,8 +11,10 @@ export interface SolveOptions {
   readonly moves?: number;
   /** Safety stop of the wall clock; a plan that it cut short depends on the machine and says so. */
   readonly limitMs?: number;
-  /** Degree of `static`; default: the smallest that holds the batch's longest sequence. */
+  /** Degree of `static`; default: the fastest for this batch that holds the run's longest sequence. */
   readonly degree?: number;
+  /** Longest sequence of the run, if it is longer than any of the batch: what `static` must be ready for. */
+  readonly longest?: number;
 }
 
 export interface Solution {

@@ -1,46 +1,44 @@
-import type { Items } from './items.js';
-
 /**
  * Cuts a list of items, longest first, into `count` runs whose fullest is as small as possible in tokens (the blaster of
- * FlexSP, arXiv 2412.01523, section 5). Dynamic programme over cuts; each row is filled by two pointers.
+ * FlexSP, arXiv 2412.01523, section 5). Bisection over the fullest; runs are filled from the shortest items on, so that
+ * what room is left is left to the longest ones, whose work per token is highest.
  * @returns runs of item numbers; fewer than `count` if there are fewer items
  */
-export function chunkItems(
-  items: Items,
-  list: readonly number[],
-  count: number,
-): readonly (readonly number[])[] {
+export function chunkItems(tokens: Float64Array, list: Int32Array, count: number): readonly Int32Array[] {
   const n = list.length;
   const runs = Math.min(count, n);
   if (runs === 0) return [];
   const sum = new Float64Array(n + 1);
-  for (let i = 0; i < n; i++) sum[i + 1] = sum[i]! + items.tokens[list[i]!]!;
-  let best = sum;
-  const cuts: Int32Array[] = [];
-  for (let k = 2; k <= runs; k++) {
-    const next = new Float64Array(n + 1).fill(Infinity);
-    const cut = new Int32Array(n + 1);
-    let j = k - 1;
-    for (let i = k; i <= n; i++) {
-      // best[j] grows with j, sum[i] − sum[j] falls: the best cut is where they cross, and it moves right with i.
-      while (j + 1 < i && best[j + 1]! <= sum[i]! - sum[j + 1]!) j++;
-      for (let c = j; c <= j + 1 && c < i; c++) {
-        const fullest = Math.max(best[c]!, sum[i]! - sum[c]!);
-        if (fullest < next[i]!) {
-          next[i] = fullest;
-          cut[i] = c;
-        }
-      }
+  let longest = 0;
+  for (let i = 0; i < n; i++) {
+    const s = tokens[list[i]!]!;
+    sum[i + 1] = sum[i]! + s;
+    if (s > longest) longest = s;
+  }
+  const starts = new Int32Array(runs);
+  let low = Math.max(longest, Math.ceil(sum[n]! / runs));
+  let high = sum[n]!;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (cut(sum, runs, middle, starts)) high = middle;
+    else low = middle + 1;
+  }
+  cut(sum, runs, high, starts);
+  return Array.from(starts, (from, r) => list.subarray(from, starts[r + 1] ?? n));
+}
+
+/** First positions of runs of at most `most` tokens. @returns false if there are not enough runs */
+function cut(sum: Float64Array, runs: number, most: number, starts: Int32Array): boolean {
+  let end = sum.length - 1;
+  for (let r = runs - 1; r >= 0; r--) {
+    // Every earlier run holds an item.
+    let [low, high] = [r, end];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (sum[end]! - sum[middle]! <= most) high = middle;
+      else low = middle + 1;
     }
-    best = next;
-    cuts.push(cut);
+    starts[r] = end = low;
   }
-  const result: number[][] = [];
-  let end = n;
-  for (let k = runs; k > 0; k--) {
-    const start = k > 1 ? cuts[k - 2]![end]! : 0;
-    result.unshift(list.slice(start, end));
-    end = start;
-  }
-  return result;
+  return end === 0;
 }

@@ -6,8 +6,9 @@ export interface Items {
   /** Tokens, descending. */
   readonly tokens: Float64Array;
   readonly pairs: Float64Array;
-  /** `[item]` → indices into the batch. */
-  readonly sequences: readonly (readonly number[])[];
+  /** Indices into the batch; those of item i stand at first[i] … first[i + 1] − 1. */
+  readonly sequences: Int32Array;
+  readonly first: Int32Array;
 }
 
 /**
@@ -20,31 +21,57 @@ export function makeItems(
   most: number,
   bundleTokens: number,
 ): Items {
-  const order = Array.from(lengths.keys())
-    .filter((index) => lengths[index]! > 0)
-    .sort((a, b) => lengths[b]! - lengths[a]! || a - b);
-  const entries: { tokens: number; pairs: number; sequences: number[] }[] = [];
-  let excess = order.length - most;
-  let open: { tokens: number; pairs: number; sequences: number[] } | undefined;
-  for (const index of order.reverse()) {
-    const tokens = lengths[index]!;
-    const pairs = model.pairs(tokens);
-    if (excess > 0 && open !== undefined && open.tokens + tokens <= bundleTokens) {
-      open.tokens += tokens;
-      open.pairs += pairs;
-      open.sequences.push(index);
+  const order = withTokens(lengths).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const n = order.length;
+  if (n <= most)
+    return {
+      count: n,
+      tokens: Float64Array.from(order, (index) => lengths[index]!),
+      pairs: Float64Array.from(order, (index) => model.pairs(lengths[index]!)),
+      sequences: order,
+      first: Int32Array.from({ length: n + 1 }, (_, i) => i),
+    };
+  // From the shortest on: borders of bundles, tokens and pairs in each.
+  const [tokens, pairs, end]: [number[], number[], number[]] = [[], [], []];
+  let excess = n - most;
+  let last = -1;
+  for (let i = n - 1; i >= 0; i--) {
+    const length = lengths[order[i]!]!;
+    if (excess > 0 && last >= 0 && tokens[last]! + length <= bundleTokens) {
+      tokens[last]! += length;
+      pairs[last]! += model.pairs(length);
       excess--;
     } else {
-      open = { tokens, pairs, sequences: [index] };
-      entries.push(open);
+      last = tokens.push(length) - 1;
+      pairs.push(model.pairs(length));
+      end.push(i + 1);
     }
   }
-  entries.reverse();
-  entries.sort((a, b) => b.tokens - a.tokens);
+  // A bundle may hold more tokens than the sequences before it.
+  const rank = Array.from(tokens.keys()).sort((a, b) => tokens[b]! - tokens[a]! || b - a);
+  const sequences = new Int32Array(n);
+  const first = new Int32Array(rank.length + 1);
+  rank.forEach((bundle, i) => {
+    const from = end[bundle + 1] ?? 0;
+    sequences.set(order.subarray(from, end[bundle]), first[i]);
+    first[i + 1] = first[i]! + end[bundle]! - from;
+  });
   return {
-    count: entries.length,
-    tokens: Float64Array.from(entries, (entry) => entry.tokens),
-    pairs: Float64Array.from(entries, (entry) => entry.pairs),
-    sequences: entries.map((entry) => entry.sequences),
+    count: rank.length,
+    tokens: Float64Array.from(rank, (bundle) => tokens[bundle]!),
+    pairs: Float64Array.from(rank, (bundle) => pairs[bundle]!),
+    sequences,
+    first,
   };
 }
+
+/** Indices of the sequences that have tokens. */
+function withTokens(lengths: readonly number[]): Int32Array {
+  const indices = new Int32Array(lengths.length);
+  let n = 0;
+  for (let i = 0; i < lengths.length; i++) if (lengths[i]! > 0) indices[n++] = i;
+  return indices.slice(0, n);
+}
+
+/** Numbers of all items. */
+export const allItems = ({ count }: Items): Int32Array => Int32Array.from({ length: count }, (_, i) => i);

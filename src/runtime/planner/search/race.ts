@@ -1,10 +1,9 @@
+import type { Draft } from './draft.js';
 import type { Items } from './items.js';
-import { leastRankTime } from './pack.js';
-import type { Random } from './ruin.js';
-import { anneal, startSearch, type Search, type Snapshot } from './search.js';
+import type { Random } from './random.js';
+import { anneal, bestDraft, startSearch, type Search } from './search.js';
+import { leastMs, type DegreeTables } from './tables.js';
 import { objectiveMs } from './state.js';
-import type { Start } from './start.js';
-import type { DegreeTables } from './tables.js';
 
 export interface RaceOptions {
   /** Items taken out and put back, all searches together. */
@@ -26,40 +25,45 @@ const ROUNDS = [
 export function race(
   tables: DegreeTables,
   items: Items,
-  starts: readonly Start[],
-  options: RaceOptions,
-): { best: Snapshot | undefined; moves: number } {
-  const { moves, random, window, stop } = options;
+  starts: readonly Draft[],
+  { moves, random, window, stop }: RaceOptions,
+): { best: Draft | undefined; moves: number } {
   let searches = diverse(starts, ROUNDS[0].searches).map((start) => startSearch(tables, items, start));
   let spent = 0;
-  let best: Snapshot | undefined;
+  let best: Draft | undefined;
   for (const { searches: many, share, hot, cold } of ROUNDS) {
-    searches = searches.sort((a, b) => rank(a) - rank(b)).slice(0, many);
+    const order = new Map(searches.map((search) => [search, rank(search)]));
+    searches = searches.sort((a, b) => order.get(a)! - order.get(b)!).slice(0, many);
     for (const search of searches) {
       const before = search.moves;
       anneal(search, { moves: share * moves, hot, cold, random, most: 30, window, stop });
       spent += search.moves - before;
-      if (search.best !== undefined && search.best.objective < (best?.objective ?? Infinity))
-        best = search.best;
     }
   }
+  for (const search of searches)
+    if (search.bestMs < (best?.ms ?? Infinity)) best = bestDraft(search);
   return { best, moves: spent };
 }
 
 /** The best step so far; of an incomplete plan, what it could become if the items left out made no gaps. */
-function rank({ best, state, unplaced }: Search): number {
-  if (best !== undefined) return best.objective;
+function rank({ bestMs, state, unplaced }: Search): number {
+  if (bestMs < Infinity) return bestMs;
   const { tables, items } = state;
   let missing = 0;
-  for (const item of unplaced)
-    missing += leastRankTime(tables, items.tokens[item]!, items.pairs[item]!).rankMs;
+  for (const item of unplaced) {
+    let least = Infinity;
+    for (let k = 0; k < tables.size.length; k++)
+      if (items.tokens[item]! <= tables.capacity[k]!)
+        least = Math.min(least, tables.size[k]! * leastMs(tables, k, items.tokens[item]!, items.pairs[item]!));
+    missing += least;
+  }
   return objectiveMs(state) + (1.5 * missing) / tables.ranks;
 }
 
 /** The first of every number of micro-batches, even where items are left over; then the first of all. */
-function diverse(starts: readonly Start[], many: number): readonly Start[] {
+function diverse(starts: readonly Draft[], many: number): readonly Draft[] {
   const heads = [
-    ...new Map(starts.toReversed().map((start) => [start.microBatches.length, start])).values(),
+    ...new Map(starts.toReversed().map((start) => [start.microBatches, start])).values(),
   ].slice(-3);
   const chosen = new Set(heads);
   for (const start of starts) if (chosen.size < many) chosen.add(start);

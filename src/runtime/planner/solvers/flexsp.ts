@@ -2,10 +2,9 @@ import type { CostModel } from '../cost.js';
 import { openProgramSolver, type ProgramSolver } from '../highs/client.js';
 import { buildProgram, type LinearProgram, type Term } from '../highs/program.js';
 import { chunkItems } from '../search/chunk.js';
-import { balancedPlan } from '../search/homogeneous.js';
-import { makeItems, type Items } from '../search/items.js';
-import { shapesOf } from '../search/shapes.js';
-import type { Start } from '../search/start.js';
+import { shapesOf, type Draft } from '../search/draft.js';
+import { balancedPlan, bestOfOneDegree } from '../search/homogeneous.js';
+import { allItems, makeItems, type Items } from '../search/items.js';
 import { degreeTables, loadMs, type DegreeTables } from '../search/tables.js';
 import { solveLater, type Found, type SolveOptions, type Solver } from '../solver.js';
 import { bucketItems, type Bucket } from './buckets.js';
@@ -14,7 +13,7 @@ const BUCKETS = 16;
 /** Numbers of micro-batches tried: the fewest that memory allows, and as many more less one. */
 const TRIES = 5;
 
-type Groups = Start['microBatches'][number];
+type Groups = readonly { readonly column: number; readonly held: readonly number[] }[];
 
 /**
  * FlexSP's formulation (arXiv 2412.01523) on HiGHS, for comparison: for several numbers of micro-batches, longest
@@ -46,7 +45,7 @@ async function findPlan(
   const tables = degreeTables(model);
   const items = makeItems(lengths, model, Infinity, 0);
   if (items.count === 0) return { shapes: [] };
-  const all = Array.from({ length: items.count }, (_, i) => i);
+  const all = allItems(items);
   const perRank = model.degrees.reduce((most, cost) => Math.max(most, cost.capacity / cost.degree), 0);
   const tokens = items.tokens.reduce((a, b) => a + b, 0);
   const least = Math.max(1, Math.ceil(tokens / (perRank * model.ranks)));
@@ -55,7 +54,8 @@ async function findPlan(
   for (let count = least, tried = 0; tried < TRIES && count <= least + TRIES + 8; count++) {
     let ms = 0;
     const groups: Groups[] = [];
-    for (const run of chunkItems(items, all, count)) {
+    for (const list of chunkItems(items.tokens, all, count)) {
+      const run = Array.from(list);
       const start = oneDegree(tables, items, run);
       const buckets = bucketItems(items, run, BUCKETS);
       const slots = slotsOf(tables);
@@ -81,7 +81,7 @@ async function findPlan(
     if (best === undefined || ms < best.ms) best = { groups, ms };
   }
   const fallback = best === undefined ? oneDegreePlan(tables, items) : best.groups;
-  return { shapes: shapesOf(fallback, items, model), moves: programs, cutShort };
+  return { shapes: shapesOf(draftOf(fallback, items, best?.ms ?? 0), items, model), moves: programs, cutShort };
 }
 
 /** `[slot]` → column: as many groups of every degree as fit. */
@@ -146,19 +146,44 @@ function oneDegree(tables: DegreeTables, items: Items, run: readonly number[]): 
     count: run.length,
     tokens: Float64Array.from(run, (item) => items.tokens[item]!),
     pairs: Float64Array.from(run, (item) => items.pairs[item]!),
-    sequences: [],
+    sequences: new Int32Array(0),
+    first: new Int32Array(0),
   };
-  let best: Start | undefined;
+  let best: Draft | undefined;
   for (let column = 0; column < tables.size.length; column++) {
-    const start = balancedPlan(tables, part, column);
-    if (start?.microBatches.length === 1 && (best === undefined || start.ms < best.ms)) best = start;
+    const draft = balancedPlan(tables, part, column);
+    if (draft?.microBatches === 1 && (best === undefined || draft.ms < best.ms)) best = draft;
   }
-  return best?.microBatches[0]?.map(({ column, held }) => ({ column, held: held.map((i) => run[i]!) }));
+  if (best === undefined) return undefined;
+  const [groups] = groupsOf(best);
+  return groups?.map(({ column, held }) => ({ column, held: held.map((i) => run[i]!) }));
 }
 
-function oneDegreePlan(tables: DegreeTables, items: Items): readonly Groups[] {
-  const plans = Array.from(tables.size.keys(), (column) => balancedPlan(tables, items, column));
-  return plans.filter((plan) => plan !== undefined).sort((a, b) => a.ms - b.ms)[0]?.microBatches ?? [];
+const oneDegreePlan = (tables: DegreeTables, items: Items): readonly Groups[] => {
+  const best = bestOfOneDegree(tables, items);
+  return best === undefined ? [] : groupsOf(best);
+};
+
+/** Groups that hold something, by micro-batch. */
+function groupsOf({ microBatches, column, microBatch, groupOf }: Draft): readonly Groups[] {
+  const held: number[][] = Array.from(column, () => []);
+  groupOf.forEach((group, item) => held[group]!.push(item));
+  return Array.from({ length: microBatches }, (_, m) =>
+    held.flatMap((list, g) => (microBatch[g] === m && list.length > 0 ? [{ column: column[g]!, held: list }] : [])),
+  );
+}
+
+function draftOf(plan: readonly Groups[], items: Items, ms: number): Draft {
+  const groupOf = new Int32Array(items.count).fill(-1);
+  const [column, microBatch]: [number[], number[]] = [[], []];
+  plan.forEach((groups, m) => {
+    for (const group of groups) {
+      for (const item of group.held) groupOf[item] = column.length;
+      column.push(group.column);
+      microBatch.push(m);
+    }
+  });
+  return { microBatches: plan.length, column, microBatch, groupOf, left: 0, ms };
 }
 
 function startValues(

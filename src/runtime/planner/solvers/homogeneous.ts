@@ -1,21 +1,25 @@
 import { UserError } from '../../../errors.js';
 import type { CostModel } from '../cost.js';
-import { balancedPlan, packedPlan } from '../search/homogeneous.js';
+import { shapesOf, type Draft } from '../search/draft.js';
+import { bestOfOneDegree, packedPlan } from '../search/homogeneous.js';
 import { makeItems } from '../search/items.js';
-import type { Start } from '../search/start.js';
-import { shapesOf } from '../search/shapes.js';
 import { degreeTables } from '../search/tables.js';
 import { solveWith, type SolveOptions, type Solver } from '../solver.js';
 
-/** One degree for the run, packed best fit decreasing: what DeepSpeed-Ulysses does when it is configured well. */
+/**
+ * One degree for the run, packed best fit decreasing: DeepSpeed-Ulysses, configured as well as it can be. Without
+ * `degree` it is the one that is fastest for this batch among those that hold the run's longest sequence.
+ */
 export const staticSolver: Solver = {
   name: 'static',
   solve: (lengths, model, options = {}) =>
     solveWith('static', lengths, model, () => {
       const tables = degreeTables(model);
       const items = makeItems(lengths, model, Infinity, 0);
-      const start = packedPlan(tables, items, chooseColumn(lengths, model, options));
-      return { shapes: shapesOf(start?.microBatches ?? [], items, model) };
+      let best: Draft | undefined;
+      for (const column of columnsOf(lengths, model, options))
+        best = packedPlan(tables, items, column, best?.ms) ?? best;
+      return { shapes: best === undefined ? [] : shapesOf(best, items, model) };
     }),
 };
 
@@ -24,32 +28,36 @@ export const adaptiveSolver: Solver = {
   name: 'adaptive',
   solve: (lengths, model) =>
     solveWith('adaptive', lengths, model, () => {
-      const tables = degreeTables(model);
       const items = makeItems(lengths, model, Infinity, 0);
-      let best: Start | undefined;
-      for (let column = 0; column < tables.size.length; column++)
-        for (const plan of [balancedPlan, packedPlan]) {
-          const start = plan(tables, items, column);
-          if (start !== undefined && (best === undefined || start.ms < best.ms)) best = start;
-        }
-      return { shapes: shapesOf(best?.microBatches ?? [], items, model) };
+      const best = bestOfOneDegree(degreeTables(model), items);
+      return { shapes: best === undefined ? [] : shapesOf(best, items, model) };
     }),
 };
 
-function chooseColumn(lengths: readonly number[], model: CostModel, { degree }: SolveOptions): number {
-  const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
-  if (degree === undefined) return model.degrees.findIndex((cost) => cost.capacity >= longest);
-  const column = model.degrees.findIndex((cost) => cost.degree === degree);
+/** Columns of the degrees that `static` may choose from. */
+function columnsOf(
+  lengths: readonly number[],
+  model: CostModel,
+  { degree, longest = 0 }: SolveOptions,
+): readonly number[] {
+  const { degrees } = model;
+  const batch = lengths.reduce((a, b) => Math.max(a, b), 0);
+  if (degree === undefined) {
+    const widest = degrees.reduce((most, cost) => Math.max(most, cost.capacity), 0);
+    const needed = Math.max(batch, Math.min(longest, widest));
+    return Array.from(degrees.keys()).filter((k) => degrees[k]!.capacity >= needed);
+  }
+  const column = degrees.findIndex((cost) => cost.degree === degree);
   if (column < 0)
     throw new UserError(
       `degree ${degree} is not allowed on ${model.ranks} ranks`,
-      `use one of ${model.degrees.map((cost) => cost.degree).join(', ')}`,
+      `use one of ${degrees.map((cost) => cost.degree).join(', ')}`,
     );
-  const { capacity } = model.degrees[column]!;
-  if (longest > capacity)
+  const { capacity } = degrees[column]!;
+  if (batch > capacity)
     throw new UserError(
-      `a sequence of ${longest} tokens does not fit groups of ${degree}, which hold ${capacity}`,
+      `a sequence of ${batch} tokens does not fit groups of ${degree}, which hold ${capacity}`,
       'choose a larger degree for the static solver',
     );
-  return column;
+  return [column];
 }
