@@ -26,13 +26,17 @@ const optimizer = z.strictObject({
 
 const train = z.strictObject({
   ranks: z.number().int().positive().max(1024).default(1),
-  /** Degree of sequence parallelism: ranks that share a sequence. */
-  sp: z.number().int().positive().max(1024).default(1),
+  /** Degree of sequence parallelism: ranks that share a sequence; `auto`: groups are chosen for every step. */
+  sp: z.union([z.number().int().positive().max(1024), z.literal('auto')]).default(1),
   steps: z.number().int().positive().default(100),
   /** Tokens in a global batch. */
   batchTokens: z.number().int().positive().default(8192),
   /** Most tokens a group takes in one micro-batch. */
   maxTokensPerGroup: z.number().int().positive().optional(),
+  /** 2³⁰ bytes a rank may use; default: no limit, with `sp: 'auto'` an equal share of the machine's memory. */
+  memoryGibPerRank: z.number().positive().optional(),
+  /** What `ithaca calibrate` measured; relative to the working directory. */
+  calibration: z.string().max(4096).optional(),
   seed: z.number().int().nonnegative().default(0),
   /** What to do with documents longer than the model or a group takes. */
   long: z.enum(['error', 'split', 'truncate']).default('error'),

@@ -10,6 +10,10 @@ const integer = (text: string, least: number, what: string): number => {
 /** An integer of 1 or more. */
 export const positive = (text: string): number => integer(text, 1, 'a whole number of 1 or more');
 
+/** A degree of 1 or more, or `auto`. */
+export const degreeOrAuto = (text: string): number | 'auto' =>
+  text === 'auto' ? text : integer(text, 1, "a whole number of 1 or more, or 'auto'");
+
 /** An integer of 0 or more. */
 export const natural = (text: string): number => integer(text, 0, 'a whole number of 0 or more');
 

@@ -1,6 +1,6 @@
 import type { TrainReporter } from '../train/loop.js';
 import type { StepMetrics } from '../train/run-directory.js';
-import { err, formatBytes, formatCount, formatMs, progressOn } from './output.js';
+import { err, formatBytes, formatCount, formatMs, progressOn, shown } from './output.js';
 
 /** Lines of a whole run where there is no terminal to rewrite one on. */
 const LINES = 20;
@@ -33,6 +33,7 @@ export function trainReporter(stream: NodeJS.WriteStream = process.stderr): CliR
       if (stays) progress.keep(line);
       else progress.update(line);
     },
+    onNote: (note) => progress.keep(err.yellow(shown(note))),
     onSave: (step) => progress.update(err.dim(`saved step ${step}`)),
     keep: progress.keep,
     end: progress.end,

@@ -1,7 +1,9 @@
+import path from 'node:path';
 import { Option, type Command } from 'commander';
 import type { OpenedRun, OpenHooks } from '../train/open.js';
+import type { PredictionError } from '../train/prediction.js';
 import type { TrainFlags } from '../train/settings.js';
-import { jsonOption, natural, positive, positiveNumber, ratio } from './options.js';
+import { degreeOrAuto, jsonOption, natural, positive, positiveNumber, ratio } from './options.js';
 import { err, formatCount, out, plural, print, printJsonLine, remark, shown } from './output.js';
 import { Exit } from './report-error.js';
 import { stopOnSignals } from './signals.js';
@@ -12,7 +14,7 @@ interface TrainOptions {
   readonly evalData?: readonly string[];
   readonly tokenizer?: string;
   readonly ranks?: number;
-  readonly sp?: number;
+  readonly sp?: number | 'auto';
   readonly steps?: number;
   readonly out?: string;
   readonly resume?: string;
@@ -22,6 +24,8 @@ interface TrainOptions {
   readonly minRatio?: number;
   readonly batchTokens?: number;
   readonly maxTokensPerGroup?: number;
+  readonly memoryPerRank?: number;
+  readonly calibration?: string;
   readonly seed?: number;
   readonly long?: 'error' | 'split' | 'truncate';
   readonly saveEvery?: number;
@@ -53,9 +57,18 @@ export function declareTrain(program: Command): void {
     .option('--seed <n>', 'of the order of the documents (default: 0)', natural)
     .optionsGroup('Ranks:')
     .option('--ranks <n>', 'ranks in all (default: 1)', positive)
-    .option('--sp <p>', 'ranks that share a sequence (default: 1)', positive)
+    .option(
+      '--sp <p>',
+      "ranks that share a sequence (default: 1); 'auto': groups are chosen for every step",
+      degreeOrAuto,
+    )
     .option('--batch-tokens <n>', 'tokens of a step (default: 8192)', positive)
     .option('--max-tokens-per-group <n>', 'most tokens a group takes at a time (default: no limit)', positive)
+    .option('--memory-per-rank <gib>', 'GiB a rank may use; groups hold no more than fits', positiveNumber)
+    .option(
+      '--calibration <file>',
+      'what ithaca calibrate measured, for plans and predictions (default: calibration.json, where it fits)',
+    )
     .optionsGroup('Steps:')
     .option('--steps <n>', 'updates in all, those before a --resume included (default: 100)', positive)
     .option('--lr <rate>', 'largest learning rate (default: 3e-4)', positiveNumber)
@@ -89,9 +102,14 @@ export function declareTrain(program: Command): void {
 Options go before the config file, the config file before the defaults. Betas, weight decay, clipping and the ZeRO
 stage are part of the package: change them in the config and compile again.
 
+With --sp auto a planner, on a thread of its own and some batches ahead, splits each batch into micro-batches and the
+ranks of each micro-batch into groups: long documents get many ranks, short ones few. Each step's groups are in
+metrics.jsonl; a run that goes on repeats them.
+
 Examples:
   $ ithaca train llama.ithaca --data 'docs/**/*.md' --tokenizer bytes --ranks 4 --sp 2 --steps 50 --out run/
   $ ithaca train llama.ithaca --data train.jsonl --eval-data valid.jsonl --lr 1e-3 --warmup 10 --out run/
+  $ ithaca train llama.ithaca --data train.jsonl --ranks 8 --sp auto --memory-per-rank 2 --out run/
   $ ithaca train --resume run/ --ranks 2 --steps 100`,
     )
     .action(async (directory: string | undefined, options: TrainOptions, self: Command) => {
@@ -135,6 +153,7 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
           stopped: result.stopped,
           loss: last?.loss,
           eval_loss: last?.eval_loss,
+          prediction: result.prediction,
         });
       else if (result.stopped)
         remark(
@@ -144,11 +163,13 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
         print(
           `trained ${plural(result.step, 'step')}${last === undefined ? '' : `, loss ${last.loss.toFixed(4)}`}`,
         );
+        if (result.prediction !== undefined)
+          print(describePrediction(result.prediction, opened.isCalibrated));
         print(`next: ${out.cyan(`ithaca export ${shown(opened.directory)} -o trained.onnx`)}`);
       }
     } finally {
       reporter.end();
-      await opened.session.close();
+      await opened.close();
     }
   } finally {
     signals.dispose();
@@ -187,6 +208,8 @@ async function open(
     minRatio: options.minRatio,
     batchTokens: options.batchTokens,
     maxTokensPerGroup: options.maxTokensPerGroup,
+    memoryGibPerRank: options.memoryPerRank,
+    calibration: options.calibration === undefined ? undefined : path.resolve(options.calibration),
     seed: options.seed,
     long: options.long,
     saveEvery: options.saveEvery,
@@ -206,20 +229,19 @@ async function open(
   return startRun(pkg, options.out!, settings, hooks);
 }
 
-function announce({
-  pkg,
-  settings,
-  spreader,
-  corpus,
-  evalCorpus,
-  resumed,
-  firstStep,
-  directory,
-}: OpenedRun): void {
+/** How well the cost model knew what steps would take. */
+function describePrediction({ steps, median, least, most }: PredictionError, isCalibrated: boolean): string {
+  const times = (ratio: number): string => (ratio >= 100 ? ratio.toFixed(0) : ratio.toPrecision(2));
+  return (
+    `steps took ${times(median)} times what was predicted (median of ${steps}; from ${times(least)} to ${times(most)})` +
+    (isCalibrated ? '' : ', by rough rates: ithaca calibrate measures them')
+  );
+}
+
+function announce({ pkg, spreader, corpus, evalCorpus, resumed, firstStep, directory }: OpenedRun): void {
   const trained = pkg.manifest.parameters
     .filter((p) => p.trainable)
     .reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0);
-  const groups = spreader.groups.length;
   const data = (c: typeof corpus): string =>
     `${plural(c.count, 'document')}, ${formatCount(c.tokens)} tokens`;
   remark(
@@ -227,7 +249,7 @@ function announce({
       err.dim(
         [
           `${formatCount(trained)} parameters`,
-          `${plural(groups, 'group')} of ${plural(settings.sp, 'rank')}`,
+          spreader.groups,
           data(corpus),
           ...(evalCorpus === undefined ? [] : [`evaluation: ${data(evalCorpus)}`]),
         ].join(' · '),

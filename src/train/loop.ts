@@ -2,18 +2,24 @@ import { UserError } from '../errors.js';
 import type { Package } from '../package/read.js';
 import { saveCheckpoint, type CheckpointState } from '../runtime/checkpoint.js';
 import type { Corpus } from '../runtime/data/document.js';
-import type { DataOrder } from '../runtime/data/order.js';
+import type { DataPosition } from '../runtime/data/order.js';
 import { learningRate, type Schedule } from '../runtime/optimizer/schedule.js';
 import type { TrainingSession } from '../runtime/session/session.js';
-import { batchesOf, type Spreader } from './batches.js';
+import { batchesOf } from './batches.js';
 import { stepPeak } from './peak.js';
+import type { BatchQueue, ReadyBatch } from './plan-ahead.js';
+import { predictionTally, type PredictionError } from './prediction.js';
 import { appendMetrics, type StepMetrics } from './run-directory.js';
 import type { TrainSettings } from './settings.js';
+import type { BatchPlan, Spreader } from './spreader.js';
+import { recordMicroBatches, recordSolved } from './step-record.js';
 
 /** What a run says while it goes on. */
 export interface TrainReporter {
   onStep(metrics: StepMetrics): void;
   onSave(step: number): void;
+  /** A line that the user should see. */
+  onNote(note: string): void;
 }
 
 /** Everything that is open while a run trains. */
@@ -23,8 +29,12 @@ export interface TrainRun {
   readonly settings: TrainSettings;
   readonly session: TrainingSession;
   readonly corpus: Corpus;
-  readonly order: DataOrder;
+  readonly batches: BatchQueue;
+  /** Where the run stands in its data. */
+  readonly position: DataPosition;
   readonly spreader: Spreader;
+  /** Whether predictions are by measurements. */
+  readonly isCalibrated: boolean;
   readonly evalCorpus: Corpus | undefined;
   /** Updates done before. */
   readonly firstStep: number;
@@ -38,6 +48,8 @@ export interface TrainResult {
   readonly step: number;
   readonly last: StepMetrics | undefined;
   readonly stopped: boolean;
+  /** How steps compared with what the cost model said of them. */
+  readonly prediction: PredictionError | undefined;
 }
 
 /**
@@ -47,35 +59,83 @@ export interface TrainResult {
  */
 export async function train(run: TrainRun): Promise<TrainResult> {
   const { settings, reporter, firstStep } = run;
+  const tally = predictionTally();
+  const watch = watchPlanner(run);
+  const evaluator = evaluatorOf(run);
+  let { position } = run;
   let step = firstStep;
   let saved = firstStep;
   let last: StepMetrics | undefined;
   while (step < settings.steps && !run.isStopped()) {
-    last = await trainStep(run, step);
+    // What the planner is at must not keep a run that is to stop.
+    const batch = await unlessStopped(run.batches.next(), run.isStopped);
+    if (batch === undefined) break;
+    last = await trainStep(run, step, batch, evaluator);
+    position = batch.after;
     step++;
     appendMetrics(run.directory, last);
+    tally.add(last.predicted_ms, last.ms);
     reporter.onStep(last);
+    watch(last);
     if (step % settings.saveEvery === 0 || step === settings.steps || run.isStopped()) {
-      await save(run, step);
+      await save(run, step, position);
       saved = step;
       reporter.onSave(step);
     }
   }
   // Stopped between the check after the last step and this one.
   if (saved !== step) {
-    await save(run, step);
+    await save(run, step, position);
     reporter.onSave(step);
   }
-  return { step, last, stopped: step < settings.steps };
+  return { step, last, stopped: step < settings.steps, prediction: tally.result() };
 }
 
-/** One update from the next global batch, and the evaluation that is due after it. */
-async function trainStep(run: TrainRun, step: number): Promise<StepMetrics> {
-  const { settings, session, order, spreader, pkg } = run;
-  const documents = order.nextBatch({ tokens: settings.batchTokens });
-  const plan = spreader.plan(documents);
+/** How often a wait looks whether the run was stopped. */
+const STOP_POLL_MS = 50;
+
+async function unlessStopped<T>(promise: Promise<T>, isStopped: () => boolean): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const stopped = new Promise<undefined>((resolve) => {
+    timer = setInterval(() => {
+      if (isStopped()) resolve(undefined);
+    }, STOP_POLL_MS);
+  });
+  try {
+    return await Promise.race([promise, stopped]);
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** A wait of a larger share of its step is worth a word. */
+const NOTED_WAIT = 0.05;
+const NOTED_WAIT_MS = 5;
+
+/** Says once, with the numbers, that ranks wait for plans. The first plan of a run has no step to hide behind. */
+function watchPlanner({ reporter, firstStep }: TrainRun): (metrics: StepMetrics) => void {
+  let said = false;
+  return ({ step, ms, plan, plan_wait_ms: waitMs }) => {
+    if (said || plan === undefined || step === firstStep + 1) return;
+    if (waitMs < NOTED_WAIT_MS || waitMs < NOTED_WAIT * ms) return;
+    said = true;
+    reporter.onNote(
+      `the planner is slower than the steps: step ${step} took ${ms.toFixed(0)} ms, its plan ${plan.solve_ms.toFixed(0)} ms, for which the ranks waited ${waitMs.toFixed(0)} ms; larger batches (--batch-tokens) hide it. Later waits: plan_wait_ms in metrics.jsonl`,
+    );
+  };
+}
+
+/** One update from a global batch, and the evaluation that is due after it. */
+async function trainStep(
+  run: TrainRun,
+  step: number,
+  { documents, plan, waitMs }: ReadyBatch,
+  evaluate: Evaluator,
+): Promise<StepMetrics> {
+  const { settings, session, pkg } = run;
+  const { microBatches } = plan;
   const lr = learningRate(step, scheduleOf(settings));
-  const done = await session.step(plan, { lr, step });
+  const done = await session.step(microBatches, { lr, step });
   if (!Number.isFinite(done.loss) || !Number.isFinite(done.gradNorm))
     throw new UserError(
       `step ${step + 1}: the loss is ${done.loss}, the gradient norm ${done.gradNorm}`,
@@ -83,6 +143,7 @@ async function trainStep(run: TrainRun, step: number): Promise<StepMetrics> {
     );
   const isEval =
     run.evalCorpus !== undefined && ((step + 1) % settings.evalEvery === 0 || step + 1 === settings.steps);
+  const records = recordMicroBatches(plan, documents, done.microBatches);
   return {
     step: step + 1,
     loss: done.loss,
@@ -94,26 +155,42 @@ async function trainStep(run: TrainRun, step: number): Promise<StepMetrics> {
     bytes_exchanged: done.bytesExchanged,
     bytes_all_to_all: done.kinds['all-to-all'].bytesSent,
     exchanges: done.kinds['all-to-all'].exchanges,
-    peak_bytes: stepPeak(pkg, plan, done.arenaBytes),
+    peak_bytes: stepPeak(pkg, microBatches, done.arenaBytes),
     ms: done.ms,
-    groups: plan.map(({ lanes }) =>
-      lanes.map((lane) => lane.documents.reduce((sum, { ids }) => sum + ids.length, 0)),
-    ),
-    eval_loss: isEval ? await evaluate(run, run.evalCorpus!) : undefined,
+    predicted_ms: plan.predicted.ms,
+    plan_wait_ms: waitMs,
+    groups: records.map(({ groups }) => groups.map(({ tokens }) => tokens)),
+    plan: recordSolved(plan),
+    micro_batches: records,
+    eval_loss: isEval ? await evaluate() : undefined,
   };
 }
 
 /** Mean loss of the counted tokens of all documents; undefined when the run is stopped meanwhile. */
-async function evaluate(run: TrainRun, corpus: Corpus): Promise<number | undefined> {
-  const { session, spreader, settings } = run;
-  let [lossSum, tokens] = [0, 0];
-  for (const documents of batchesOf(corpus, settings.batchTokens)) {
-    if (run.isStopped()) return undefined;
-    const part = await session.evaluate(spreader.plan(documents));
-    lossSum += part.lossSum;
-    tokens += part.tokens;
-  }
-  return tokens === 0 ? 0 : lossSum / tokens;
+type Evaluator = () => Promise<number | undefined>;
+
+/** Evaluation batches are the same every time, and so are their plans: each is made once, while another one runs. */
+function evaluatorOf({ evalCorpus, session, spreader, settings, isStopped }: TrainRun): Evaluator {
+  const plans: Promise<BatchPlan>[] = [];
+  return async () => {
+    if (evalCorpus === undefined) return undefined;
+    const batches = [...batchesOf(evalCorpus, settings.batchTokens)];
+    const planOf = (index: number): Promise<BatchPlan> => {
+      const plan = (plans[index] ??= spreader.plan(batches[index]!));
+      plan.catch(() => {});
+      return plan;
+    };
+    let [lossSum, tokens] = [0, 0];
+    for (const index of batches.keys()) {
+      const plan = await unlessStopped(planOf(index), isStopped);
+      if (plan === undefined || isStopped()) return undefined;
+      if (index + 1 < batches.length) void planOf(index + 1);
+      const part = await session.evaluate(plan.microBatches);
+      lossSum += part.lossSum;
+      tokens += part.tokens;
+    }
+    return tokens === 0 ? 0 : lossSum / tokens;
+  };
 }
 
 export const scheduleOf = (settings: TrainSettings): Schedule => ({
@@ -124,12 +201,12 @@ export const scheduleOf = (settings: TrainSettings): Schedule => ({
   minRatio: settings.minRatio,
 });
 
-async function save(run: TrainRun, step: number): Promise<void> {
+async function save(run: TrainRun, step: number, position: DataPosition): Promise<void> {
   const { directory, pkg, settings, session } = run;
   const [parameters, moments] = [await session.parameters(), await session.state()];
   await saveCheckpoint(
     directory,
-    stateOf(run, step),
+    stateOf(run, step, position),
     pkg.manifest.parameters.map(({ name, shape }) => ({
       name,
       shape,
@@ -141,13 +218,13 @@ async function save(run: TrainRun, step: number): Promise<void> {
   );
 }
 
-function stateOf({ pkg, settings, corpus, order }: TrainRun, step: number): CheckpointState {
+function stateOf({ pkg, settings, corpus }: TrainRun, step: number, position: DataPosition): CheckpointState {
   const { beta1, beta2, eps, weightDecay, clipNorm } = pkg.manifest.optimizer;
   return {
     step,
     seed: settings.seed,
     packageHash: pkg.hash,
-    data: { ...order.position, fingerprint: corpus.fingerprint },
+    data: { ...position, fingerprint: corpus.fingerprint },
     optimizer: {
       kind: 'adamw',
       beta1,

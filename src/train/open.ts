@@ -3,29 +3,42 @@ import { UserError } from '../errors.js';
 import { openPackage, type Package } from '../package/read.js';
 import { loadCheckpoint, type Checkpoint } from '../runtime/checkpoint.js';
 import { createDataOrder, type DataPosition } from '../runtime/data/order.js';
+import { trainingTimes, type CostChoices } from '../runtime/planner/ahead/cost.js';
+import type { PlannerFault } from '../runtime/planner/ahead/protocol.js';
+import { saveCalibration, type Calibration } from '../runtime/planner/calibration.js';
 import { checkPlan } from '../runtime/session/plan.js';
 import { TrainingSession } from '../runtime/session/session.js';
 import { VERSION } from '../version.js';
-import { loadDocuments, spreaderOf } from './batches.js';
+import { autoSpreader } from './auto.js';
+import { loadDocuments } from './batches.js';
+import { CALIBRATION, findCalibration } from './calibration.js';
 import type { TrainReporter, TrainRun } from './loop.js';
+import { queueBatches } from './plan-ahead.js';
+import { replayPlan, type RecordedStep } from './replay.js';
 import {
   isDirectory,
   readRecord,
+  recordedSteps,
   requireFreshRun,
   rewindMetrics,
   runOf,
   writeRecord,
 } from './run-directory.js';
 import { continuedSettings, type TrainFlags, type TrainSettings } from './settings.js';
+import { fixedSpreader, requireRoom, type Spreader } from './spreader.js';
 
 export interface OpenHooks {
   readonly reporter: TrainReporter;
   readonly isStopped: () => boolean;
+  /** For tests: what the planner does wrong. */
+  readonly plannerFault?: PlannerFault;
 }
 
-/** A run ready for `train`; close its session afterwards. */
+/** A run ready for `train`; close it afterwards. */
 export interface OpenedRun extends TrainRun {
   readonly resumed: boolean;
+  /** Ends ranks and planner. */
+  close(): Promise<void>;
 }
 
 /**
@@ -39,12 +52,16 @@ export async function startRun(
   hooks: OpenHooks,
 ): Promise<OpenedRun> {
   requireFreshRun(directory);
-  const parts = await prepare(pkg, settings, { epoch: 0, index: 0 });
-  const session = await TrainingSession.open(pkg, { ranks: settings.ranks });
-  return closingOnError(session, async () => {
-    await record(pkg, directory, settings);
-    await rewindMetrics(directory, 0);
-    return { directory, pkg, settings, session, ...parts, firstStep: 0, ...hooks, resumed: false };
+  const { calibration, note } = findCalibration(pkg, settings);
+  if (note !== undefined) hooks.reporter.onNote(note);
+  const start = { step: 0, position: { epoch: 0, index: 0 }, recorded: new Map() };
+  return prepared(pkg, settings, calibration, start, hooks, async (parts) => {
+    const session = await TrainingSession.open(pkg, { ranks: settings.ranks });
+    return closingOnError(session, async () => {
+      await record(pkg, directory, settings, calibration);
+      await rewindMetrics(directory, 0);
+      return opened({ directory, pkg, settings, session, ...parts, firstStep: 0, ...hooks }, false);
+    });
   });
 }
 
@@ -67,55 +84,136 @@ export async function resumeRun(
   try {
     const { state } = checkpoint;
     requireSameRun(checkpoint, pkg, directory, settings);
-    const parts = await prepare(
-      pkg,
-      settings,
-      { epoch: state.data.epoch, index: state.data.index },
-      state.data.fingerprint,
-    );
-    const session = await TrainingSession.open(pkg, { ranks: settings.ranks, weights: 'zero' });
-    return await closingOnError(session, async () => {
-      await restore(session, checkpoint);
-      await rewindMetrics(directory, state.step);
-      await record(pkg, directory, settings);
-      return { directory, pkg, settings, session, ...parts, firstStep: state.step, ...hooks, resumed: true };
+    const { calibration, note } = findCalibration(pkg, settings, directory);
+    if (note !== undefined) hooks.reporter.onNote(note);
+    const start = {
+      step: state.step,
+      position: { epoch: state.data.epoch, index: state.data.index },
+      // Who brings new measurements wants plans by them.
+      recorded: flags.calibration === undefined ? await recordedSteps(directory, state.step) : new Map(),
+      fingerprint: state.data.fingerprint,
+    };
+    return await prepared(pkg, settings, calibration, start, hooks, async (parts) => {
+      const session = await TrainingSession.open(pkg, { ranks: settings.ranks, weights: 'zero' });
+      return closingOnError(session, async () => {
+        await restore(session, checkpoint);
+        await rewindMetrics(directory, state.step);
+        await record(pkg, directory, settings, calibration);
+        const firstStep = state.step;
+        return opened({ directory, pkg, settings, session, ...parts, firstStep, ...hooks }, true);
+      });
     });
   } finally {
     checkpoint.close();
   }
 }
 
-/** Loads data and forms groups: whatever fails here has cost nothing yet. */
-async function prepare(
-  pkg: Package,
-  settings: TrainSettings,
-  position: DataPosition,
-  fingerprint?: string,
-): Promise<Pick<TrainRun, 'corpus' | 'order' | 'spreader' | 'evalCorpus'>> {
-  const spreader = spreaderOf(pkg, settings);
-  const corpus = await loadDocuments(pkg, settings.data, settings);
-  if (fingerprint !== undefined && fingerprint !== corpus.fingerprint)
-    throw new UserError(
-      `the training data is not what the run was trained on before (${settings.data.join(' ')})`,
-      'bring back the files as they were, or train on the new data in a new run',
-    );
-  const evalCorpus =
-    settings.evalData.length === 0 ? undefined : await loadDocuments(pkg, settings.evalData, settings);
-  const order = createDataOrder(corpus, settings.seed, position);
-  // A plan of the first batch shows what the ranks would refuse, before they are started.
-  const first = createDataOrder(corpus, settings.seed, position).nextBatch({ tokens: settings.batchTokens });
-  for (const microBatch of spreader.plan(first)) checkPlan(microBatch, settings.ranks, pkg.manifest);
-  return { corpus, order, spreader, evalCorpus };
+/** Where a run begins, or goes on. */
+interface Start {
+  /** Updates done. */
+  readonly step: number;
+  readonly position: DataPosition;
+  /** Plans of an earlier run of the steps that follow. */
+  readonly recorded: ReadonlyMap<number, RecordedStep>;
+  /** Of the data that the run was trained on. */
+  readonly fingerprint?: string;
 }
 
-const record = (pkg: Package, directory: string, settings: TrainSettings): Promise<void> =>
-  writeRecord(directory, {
+type Parts = Pick<TrainRun, 'corpus' | 'batches' | 'position' | 'spreader' | 'evalCorpus' | 'isCalibrated'>;
+
+/** Forms groups and loads data, then goes on with them: whatever fails here has cost no rank yet. */
+async function prepared<T>(
+  pkg: Package,
+  settings: TrainSettings,
+  calibration: Calibration | undefined,
+  start: Start,
+  hooks: OpenHooks,
+  work: (parts: Parts) => Promise<T>,
+): Promise<T> {
+  const { ranks, sp, seed, batchTokens } = settings;
+  const { memoryGibPerRank, maxTokensPerGroup } = settings;
+  const choices: CostChoices = { ranks, calibration, memoryGibPerRank, maxTokensPerGroup };
+  const spreader = await spreaderOf(pkg, sp, choices, seed, hooks);
+  try {
+    const corpus = await loadDocuments(pkg, settings.data, settings);
+    if (start.fingerprint !== undefined && start.fingerprint !== corpus.fingerprint)
+      throw new UserError(
+        `the training data is not what the run was trained on before (${settings.data.join(' ')})`,
+        'bring back the files as they were, or train on the new data in a new run',
+      );
+    const evalCorpus =
+      settings.evalData.length === 0 ? undefined : await loadDocuments(pkg, settings.evalData, settings);
+    for (const one of evalCorpus === undefined ? [corpus] : [corpus, evalCorpus])
+      requireRoom(one, spreader, pkg, ranks);
+    const times = trainingTimes(pkg, choices);
+    const batches = queueBatches({
+      order: createDataOrder(corpus, seed, start.position),
+      spreader,
+      batchTokens,
+      firstStep: start.step,
+      endStep: settings.steps,
+      known: (step, documents) => {
+        const recorded = sp === 'auto' ? start.recorded.get(step + 1) : undefined;
+        if (recorded === undefined || spreader.room === undefined) return undefined;
+        return replayPlan(recorded, documents, times, spreader.room);
+      },
+    });
+    // The first batch shows what the ranks would refuse, before they are started.
+    const { plan } = await batches.first();
+    for (const microBatch of plan.microBatches) checkPlan(microBatch, ranks, pkg.manifest);
+    const { position } = start;
+    const isCalibrated = calibration !== undefined;
+    return await work({ corpus, batches, position, spreader, evalCorpus, isCalibrated });
+  } catch (error) {
+    await spreader.close();
+    throw error;
+  }
+}
+
+/** @throws UserError when the ranks do not form the groups asked for, or the model has no room in them */
+async function spreaderOf(
+  pkg: Package,
+  sp: TrainSettings['sp'],
+  choices: CostChoices,
+  seed: number,
+  { reporter, plannerFault: fault }: OpenHooks,
+): Promise<Spreader> {
+  if (sp !== 'auto') return fixedSpreader(pkg, sp, choices);
+  return autoSpreader(pkg, {
+    ...choices,
+    seed,
+    fault,
+    onFallback: (reason) =>
+      reporter.onNote(
+        `the planner failed (${reason}): from here on each step uses the best single degree instead`,
+      ),
+  });
+}
+
+const opened = (run: TrainRun, resumed: boolean): OpenedRun => ({
+  ...run,
+  resumed,
+  close: async () => {
+    await Promise.all([run.session.close(), run.spreader.close()]);
+  },
+});
+
+/** A run keeps a copy of its calibration, so that it plans alike when it goes on. */
+async function record(
+  pkg: Package,
+  directory: string,
+  settings: TrainSettings,
+  calibration: Calibration | undefined,
+): Promise<void> {
+  await writeRecord(directory, {
     format: 'ithaca-run',
     version: 1,
     ithaca: VERSION,
     package: { path: pkg.directory, hash: pkg.hash, name: pkg.manifest.name },
     settings,
   });
+  if (calibration !== undefined) await saveCalibration(path.join(directory, CALIBRATION), calibration);
+}
 
 /** The package that a run was made with. @throws UserError when it is gone, or is another one */
 export async function packageOf(

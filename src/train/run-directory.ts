@@ -1,15 +1,28 @@
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { UserError } from '../errors.js';
 import { writeFileAtomic } from '../files/atomic.js';
 import { explainReadError, explainWriteError, statIfPresent } from '../files/fs-errors.js';
 import { listCheckpoints } from '../runtime/checkpoint.js';
+import { readLines } from '../runtime/data/lines.js';
+import { readRecordedStep, type RecordedStep } from './replay.js';
 import { settingsSchema } from './settings.js';
+import type { MicroBatchRecord, SolvedRecord } from './step-record.js';
 
 /**
  *     run/run.json           {@link RunRecord}
  *     run/metrics.jsonl      one line a step
+ *     run/calibration.json   what the machine was measured to do, where it was
  *     run/checkpoints/       see `runtime/checkpoint.ts`
  */
 const RECORD = 'run.json';
@@ -51,6 +64,13 @@ export interface StepMetrics {
   readonly ms: number;
   /** For every micro-batch, the tokens of each group. */
   readonly groups: readonly (readonly number[])[];
+  /** What the cost model expected of `ms`. */
+  readonly predicted_ms: number;
+  /** How long the ranks waited for this step's plan. */
+  readonly plan_wait_ms: number;
+  readonly micro_batches: readonly MicroBatchRecord[];
+  /** Where a planner chose the groups. */
+  readonly plan?: SolvedRecord | undefined;
   /** Loss over the evaluation data after this step, where it was computed. */
   readonly eval_loss?: number | undefined;
 }
@@ -134,29 +154,66 @@ export function appendMetrics(directory: string, metrics: StepMetrics): void {
   }
 }
 
+/** Plans of this many steps after a checkpoint are repeated; beyond that, planning again is as good. */
+const MAX_REPLAYED = 10_000;
+
+/** Plans of the steps after `step` that an earlier run did, by step. */
+export async function recordedSteps(
+  directory: string,
+  step: number,
+): Promise<ReadonlyMap<number, RecordedStep>> {
+  const found = new Map<number, RecordedStep>();
+  for await (const { json } of metricLines(directory)) {
+    const recorded = (stepOf(json) ?? 0) > step ? readRecordedStep(json) : undefined;
+    if (recorded !== undefined && found.size < MAX_REPLAYED) found.set(recorded.step, recorded);
+  }
+  return found;
+}
+
 /** Drops the lines after `step`, which a run that goes on from there will write again, and a line cut short. */
 export async function rewindMetrics(directory: string, step: number): Promise<void> {
-  const file = path.join(directory, METRICS);
-  if (statIfPresent(file) === undefined) return;
-  const before = readFileSync(file, 'utf8');
-  const kept = before.split('\n').filter((line) => {
-    const at = stepOf(line);
-    return at !== undefined && at <= step;
-  });
-  const after = kept.map((line) => `${line}\n`).join('');
-  if (after === before) return;
-  await writeFileAtomic(file, async (handle) => {
-    await handle.writeFile(after);
+  const isKept = (json: unknown): boolean => (stepOf(json) ?? Infinity) <= step;
+  let isWhole = endsWithNewline(path.join(directory, METRICS));
+  for await (const { json } of metricLines(directory)) isWhole &&= isKept(json);
+  if (isWhole) return;
+  await writeFileAtomic(path.join(directory, METRICS), async (handle) => {
+    for await (const { json, text } of metricLines(directory))
+      if (isKept(json)) await handle.write(`${text}\n`);
   });
 }
 
-function stepOf(line: string): number | undefined {
+/** What is appended must not end up in a line that was cut short. */
+function endsWithNewline(file: string): boolean {
+  const stats = statIfPresent(file);
+  if (stats === undefined || stats.size === 0) return true;
+  const last = Buffer.alloc(1);
+  const descriptor = openSync(file, 'r');
   try {
-    const { step } = JSON.parse(line) as { step?: unknown };
-    return typeof step === 'number' ? step : undefined;
-  } catch {
-    return undefined;
+    readSync(descriptor, last, 0, 1, stats.size - 1);
+  } finally {
+    closeSync(descriptor);
   }
+  return last.toString() === '\n';
+}
+
+/** Lines of `metrics.jsonl`, none where there is no file; `json` is undefined for one that was cut short. */
+async function* metricLines(directory: string): AsyncGenerator<{ text: string; json: unknown }> {
+  const file = path.join(directory, METRICS);
+  if (statIfPresent(file) === undefined) return;
+  for await (const { text } of readLines(file)) {
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch {
+      // Nothing: the process ended while it wrote the line.
+    }
+    yield { text, json };
+  }
+}
+
+function stepOf(json: unknown): number | undefined {
+  if (typeof json !== 'object' || json === null || !('step' in json)) return undefined;
+  return typeof json.step === 'number' ? json.step : undefined;
 }
 
 /** Whether the folder of a package that a run names is still there. */

@@ -16,7 +16,7 @@ export const settingsSchema = z.strictObject({
   /** `bytes` or the absolute path of a tokenizer. */
   tokenizer: z.string().optional(),
   ranks: positive.max(1024),
-  sp: positive.max(1024),
+  sp: z.union([positive.max(1024), z.literal('auto')]),
   steps: positive,
   lr: z.number().positive(),
   warmupSteps: count,
@@ -24,6 +24,9 @@ export const settingsSchema = z.strictObject({
   minRatio: z.number().min(0).max(1),
   batchTokens: positive,
   maxTokensPerGroup: positive.optional(),
+  memoryGibPerRank: z.number().positive().optional(),
+  /** Relative to `cwd`. */
+  calibration: z.string().optional(),
   seed: count,
   long: z.enum(['error', 'split', 'truncate']),
   saveEvery: positive,
@@ -62,6 +65,8 @@ export const continuedSettings = (flags: TrainFlags, recorded: TrainSettings, cw
     ...given(flags),
     // Patterns of the command line are relative to where it was given.
     ...(flags.data === undefined && flags.evalData === undefined ? {} : { cwd }),
+    // A new calibration replaces the run's copy of the old one.
+    calibration: flags.calibration,
   });
 
 const given = (flags: TrainFlags): TrainFlags =>

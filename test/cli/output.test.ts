@@ -111,6 +111,9 @@ test('a long run prints about twenty lines where there is no terminal', () => {
     peak_bytes: 0,
     ms: 1,
     groups: [[10]],
+    predicted_ms: 1,
+    plan_wait_ms: 0,
+    micro_batches: [],
   };
   reporter.begin(1000, 0);
   for (let step = 1; step <= 1000; step++) reporter.onStep({ ...metrics, step });

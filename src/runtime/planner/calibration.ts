@@ -86,7 +86,12 @@ export function costOf(pkg: Package, world: number, calibration: Calibration | u
   return physicalCost(work, calibration.cluster, calibration.coefficients, { ranks: world });
 }
 
-function requireFits({ package: measured, ranks, cluster }: Calibration, pkg: Package, world: number): void {
+/** @throws UserError for a calibration of another package, or of other ranks */
+export function requireFits(
+  { package: measured, ranks, cluster }: Calibration,
+  pkg: Package,
+  world: number,
+): void {
   if (measured.hash !== pkg.hash)
     throw new UserError(
       `the calibration is of package ${measured.name} (${measured.hash.slice(0, 12)}), not of ${pkg.manifest.name} (${pkg.hash.slice(0, 12)})`,
