@@ -67,6 +67,21 @@ const loss = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('token-classification') }),
   /** Each document has one label, a class. */
   z.strictObject({ kind: z.literal('document-classification') }),
+  /** Each document has as many targets, numbers, as the model has outputs: their mean squared error. */
+  z.strictObject({ kind: z.literal('regression') }),
+  /**
+   * Every token also learns from the logits of another model, given with the data: (1 − alpha) · cross entropy +
+   * alpha · temperature² · KL(teacher ‖ student), both softened by the temperature (arXiv 1503.02531).
+   */
+  z.strictObject({
+    kind: z.literal('distillation'),
+    /** What labels mean; absent: guessed, as without a teacher. */
+    of: z.enum(['next-token', 'masked-lm', 'token-classification']).optional(),
+    temperature: z.number().positive().max(1000).default(1),
+    alpha: z.number().gt(0).max(1).default(0.5),
+    /** The most likely ids a token that the teacher's logits are kept of; its probabilities are over these. */
+    topK: z.number().int().positive().max(1_000_000).default(64),
+  }),
 ]);
 
 /** How an `ithaca.config.ts` names losses. */
@@ -110,7 +125,7 @@ export function parseConfig(value: unknown, source: string): Config {
   if (issue.code === 'invalid_union' && issue.path[0] === 'loss') throw unknownLoss(value, source);
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!;
-    const known = keysAt(issue.path.map(String));
+    const known = keysAt(issue.path.map(String), lossKind(value));
     const near = nearest(key, known);
     throw new UserError(
       `${source}: unknown key '${[...issue.path, key].join('.')}'`,
@@ -126,7 +141,7 @@ export function parseConfig(value: unknown, source: string): Config {
 }
 
 function unknownLoss(value: unknown, source: string): UserError {
-  const kind: unknown = (value as { loss?: { kind?: unknown } }).loss?.kind;
+  const kind = lossKind(value);
   const near = typeof kind === 'string' ? nearest(kind, LOSS_KINDS) : undefined;
   const known = `known losses: ${LOSS_KINDS.join(', ')}`;
   return new UserError(
@@ -137,11 +152,19 @@ function unknownLoss(value: unknown, source: string): UserError {
   );
 }
 
-function keysAt(path: readonly string[]): string[] {
+/** What stands under `loss.kind`, whatever it is. */
+function lossKind(value: unknown): unknown {
+  const given = value as { readonly loss?: { readonly kind?: unknown } | null } | null | undefined;
+  return given?.loss?.kind;
+}
+
+function keysAt(path: readonly string[], kind: unknown): string[] {
   if (path.length === 0) return Object.keys(configSchema.shape);
   if (path[0] === 'optimizer') return Object.keys(optimizer.shape);
   if (path[0] === 'train') return Object.keys(train.shape);
-  if (path[0] === 'loss') return path[1] === 'mlm' ? Object.keys(mlm.shape) : ['kind', 'mlm'];
+  if (path[0] === 'loss' && path[1] === 'mlm') return Object.keys(mlm.shape);
+  if (path[0] === 'loss')
+    return Object.keys(loss.options.find(({ shape }) => shape.kind.value === kind)?.shape ?? {});
   return path[0] === 'trainable' ? ['include', 'exclude'] : [];
 }
 

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { pooledToken } from '../ir/pooled.js';
 import { runBatch, withBatchOptions, type BatchOptions, type BatchRun } from './batch.js';
 import { jsonOption, required } from './options.js';
 import { print, printJsonLine, table } from './output.js';
@@ -68,7 +69,7 @@ async function evaluateTo(
       let start = 0;
       for (const document of plan[microBatch]!.lanes[lane]!.documents) {
         // The rows that are the document's: all, or the token that stands for it.
-        const first = pool === 'last' ? start + document.ids.length - 1 : start;
+        const first = pool === undefined ? start : start + pooledToken(document.ids, pool);
         const end = pool === undefined ? start + document.ids.length : first + 1;
         const [from, to] = [Math.max(row, first), Math.min(row + rows, end)];
         if (from < to)

@@ -24,7 +24,7 @@ import { buildUpdate } from '../passes/zero.js';
 import { reportPage } from '../report/report.js';
 import { VERSION } from '../version.js';
 import { costOf, type ProgramCost } from './cost.js';
-import { chooseLoss, rowsReadBy } from './loss.js';
+import { chooseLoss, rowsReadBy, termsOf } from './loss.js';
 import { traceRecorder } from './trace.js';
 
 export interface CompileOptions {
@@ -104,6 +104,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   const notes = [...imported.notes];
   const recognized = new Map<string, number>();
   const recorder = traceRecorder();
+  let { passes } = options.config;
   recorder.record('front', 'import', undefined, imported.graph);
   const runner = (
     pipeline: string,
@@ -111,7 +112,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     entries: Parameters<typeof stepsOf>[0],
     given: readonly Invariant[],
   ): { graph: Graph; holds: Invariant[] } => {
-    const result = runPasses(graph, stepsOf(entries, options.config.passes), {
+    const result = runPasses(graph, stepsOf(entries, passes), {
       given,
       observe: (pass, before, after) => recorder.record(pipeline, pass, before, after),
       ...(options.reproducer === undefined ? {} : { reproducer: options.reproducer }),
@@ -123,8 +124,9 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   };
   options.onStage?.('recognize');
   const front = runner('front', imported.graph, FRONT, ['unplaced']);
-  const { note, ...loss } = chooseLoss(front.graph, imported.pool, options.config.loss);
+  const { note, ...loss } = chooseLoss(front.graph, imported, options.config.loss);
   if (note !== undefined) notes.push(note);
+  passes = { ...passes, loss: { ...passes['loss'], ...termsOf(loss.loss) } };
   options.onStage?.('transform');
   const train = runner('train', front.graph, PIPELINES.train, front.holds).graph;
   const evaluation = runner('eval', front.graph, PIPELINES.eval, front.holds).graph;

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { POOL_KINDS } from '../ir/pooled.js';
 
 const text = z.string().max(65_536);
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
@@ -33,11 +34,19 @@ const parameter = z.strictObject({
 /** What labels mean, and how they come about. */
 const loss = z.strictObject({
   /** `next-token` labels are shifted: a token has that of its successor. Others belong to their own token. */
-  kind: z.enum(['next-token', 'masked-lm', 'token-classification', 'document-classification']),
-  /** Width of the logits: labels are below it. */
+  kind: z.enum(['next-token', 'masked-lm', 'token-classification', 'document-classification', 'regression']),
+  /** Width of the logits: labels are below it. In regression, the number of targets. */
   classes: count,
-  /** The token that stands for its document, in document classification. */
-  pool: z.enum(['first', 'last']).optional(),
+  /** What stands for a document, where documents have labels. */
+  pool: z.strictObject({ kind: z.enum(POOL_KINDS), id: count.optional() }).optional(),
+  /** Training also follows another model's logits; see the config. */
+  distillation: z
+    .strictObject({
+      temperature: z.number().positive(),
+      alpha: z.number().gt(0).max(1),
+      topK: count.min(1),
+    })
+    .optional(),
   /** Masks for documents that have no labels. */
   mlm: z
     .strictObject({

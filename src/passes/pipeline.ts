@@ -38,7 +38,12 @@ export const PIPELINES = {
     ['checkpoint'],
     ['schedule'],
   ],
-  eval: [['loss', { logits: true }], ['ulysses'], ['tidy'], ['schedule']],
+  eval: [
+    ['loss', { logits: true, correct: true, distillation: undefined }],
+    ['ulysses'],
+    ['tidy'],
+    ['schedule'],
+  ],
   update: [['schedule']],
 } as const satisfies Record<string, readonly Entry[]>;
 

@@ -1,6 +1,6 @@
 import { createHash, type Hash } from 'node:crypto';
 import { invariant, UserError } from '../../errors.js';
-import { IGNORED, type Corpus, type Document } from './document.js';
+import { IGNORED, type Corpus, type Document, type Teacher } from './document.js';
 
 /**
  * Documents held compactly: their tokens lie end to end in a few large arrays, each document followed by
@@ -19,6 +19,16 @@ interface Columns {
   readonly labelStart: Int32Array;
   /** −1 where the document has no token types */
   readonly typeStart: Int32Array;
+  /** Where its targets lie, as the bits of float32; −1 where it has none. */
+  readonly targetStart: Int32Array;
+  /** How many they are. */
+  readonly outputs: Int32Array;
+  /** Where its teacher's ids lie, and as many elements on the bits of their logits; −1 where it has none. */
+  readonly teacherStart: Int32Array;
+  /** From the first id to the first logit. */
+  readonly teacherStride: Int32Array;
+  /** Ids a token. */
+  readonly width: Int32Array;
   readonly length: Int32Array;
   readonly file: Int32Array;
   /** from 1; 0 where the document is a whole file */
@@ -26,6 +36,9 @@ interface Columns {
   /** from 1; 0 where the document was not split */
   readonly chunk: Int32Array;
 }
+
+/** What only some losses need of a document. */
+export type Extra = Pick<Document, 'targets' | 'teacher'>;
 
 export interface CorpusBuilder {
   /**
@@ -42,6 +55,7 @@ export interface CorpusBuilder {
     labels?: ArrayLike<number>,
     types?: ArrayLike<number>,
     align?: 'shifted' | 'own',
+    extra?: Extra,
   ): void;
   readonly count: number;
   /** Ends the building; at least one document was added. */
@@ -69,7 +83,7 @@ export function createCorpusBuilder(): CorpusBuilder {
     get count() {
       return rows.length;
     },
-    add(file, line, ids, labels, types, align = 'shifted') {
+    add(file, line, ids, labels, types, align = 'shifted', { targets, teacher } = {}) {
       invariant(ids.length > 0, `an empty document in ${file}`);
       invariant(labels === undefined || labels.length === ids.length, `labels of another length in ${file}`);
       invariant(labels !== undefined || align === 'shifted', `no labels of their own in ${file}`);
@@ -77,7 +91,8 @@ export function createCorpusBuilder(): CorpusBuilder {
         types === undefined || types.length === ids.length,
         `token types of another length in ${file}`,
       );
-      const slab = reserve(ids.length + 1 + (labels?.length ?? 0) + (types?.length ?? 0));
+      const given = [labels, types, targets, teacher?.ids, teacher?.logits];
+      const slab = reserve(given.reduce((sum, part) => sum + (part?.length ?? 0), ids.length + 1));
       const start = used;
       slab.set(ids, start);
       slab[start + ids.length] = IGNORED;
@@ -89,11 +104,16 @@ export function createCorpusBuilder(): CorpusBuilder {
         slab.fill(IGNORED, used + labels.length - skipped, used + labels.length);
         used += labels.length;
       }
-      const typeStart = types === undefined ? -1 : used;
-      if (types !== undefined) {
-        slab.set(types, used);
-        used += types.length;
-      }
+      const place = (part: ArrayLike<number> | undefined): number => {
+        if (part === undefined) return -1;
+        slab.set(part, used);
+        used += part.length;
+        return used - part.length;
+      };
+      const typeStart = place(types);
+      const targetStart = place(targets && bitsOf(targets));
+      const teacherStart = place(teacher?.ids);
+      place(teacher && bitsOf(teacher.logits));
       if (files.at(-1) !== file) files.push(file);
       const length = ids.length;
       rows.push({
@@ -101,16 +121,21 @@ export function createCorpusBuilder(): CorpusBuilder {
         start,
         labelStart,
         typeStart,
+        targetStart,
+        outputs: targets?.length ?? 0,
+        teacherStart,
+        teacherStride: teacher?.ids.length ?? 0,
+        width: (teacher?.ids.length ?? 0) / length,
         length,
         file: files.length - 1,
         line,
         chunk: 0,
       });
       const parts = [start, labelStart, typeStart].filter((at) => at >= 0);
-      updateHash(
-        hash,
-        parts.map((at) => slab.subarray(at, at + length)),
-      );
+      updateHash(hash, length, [
+        ...parts.map((at) => slab.subarray(at, at + length)),
+        ...[targets, teacher?.ids, teacher?.logits].filter((part) => part !== undefined),
+      ]);
     },
     finish() {
       invariant(rows.length > 0, 'a corpus without documents');
@@ -160,16 +185,14 @@ function tooLong(document: Document, maximumTokens: number): UserError {
   );
 }
 
-interface Row {
-  readonly slab: number;
-  readonly start: number;
-  readonly labelStart: number;
-  readonly typeStart: number;
-  readonly length: number;
-  readonly file: number;
-  readonly line: number;
-  readonly chunk: number;
-}
+type Row = { readonly [K in Exclude<keyof Columns, 'slabs' | 'files'>]: number };
+
+/** The bits of float32 numbers, to be stored among integers. */
+const bitsOf = (floats: Float32Array): Int32Array =>
+  new Int32Array(floats.buffer, floats.byteOffset, floats.length);
+
+const floatsAt = (slab: Int32Array, start: number, length: number): Float32Array =>
+  new Float32Array(slab.buffer, slab.byteOffset + 4 * start, length);
 
 function split(row: Row, maximumTokens: number): Row[] {
   const pieces = Math.ceil(row.length / maximumTokens);
@@ -181,6 +204,7 @@ function split(row: Row, maximumTokens: number): Row[] {
       start: row.start + from,
       labelStart: row.labelStart + from,
       typeStart: row.typeStart < 0 ? -1 : row.typeStart + from,
+      teacherStart: row.teacherStart < 0 ? -1 : row.teacherStart + from * row.width,
       length: to - from,
       chunk: piece + 1,
     };
@@ -196,6 +220,11 @@ function columnsOf(slabs: readonly Int32Array[], files: readonly string[], rows:
     start: column('start'),
     labelStart: column('labelStart'),
     typeStart: column('typeStart'),
+    targetStart: column('targetStart'),
+    outputs: column('outputs'),
+    teacherStart: column('teacherStart'),
+    teacherStride: column('teacherStride'),
+    width: column('width'),
     length: column('length'),
     file: column('file'),
     line: column('line'),
@@ -214,6 +243,11 @@ function rowAt(columns: Columns, index: number): Row {
     start: at(columns.start),
     labelStart: at(columns.labelStart),
     typeStart: at(columns.typeStart),
+    targetStart: at(columns.targetStart),
+    outputs: at(columns.outputs),
+    teacherStart: at(columns.teacherStart),
+    teacherStride: at(columns.teacherStride),
+    width: at(columns.width),
     length: at(columns.length),
     file: at(columns.file),
     line: at(columns.line),
@@ -237,7 +271,8 @@ function corpusOf(columns: Columns, fingerprint: string): Corpus {
 }
 
 function documentAt(columns: Columns, index: number): Document {
-  const { slab, start, labelStart, typeStart, length, file, line, chunk } = rowAt(columns, index);
+  const row = rowAt(columns, index);
+  const { slab, start, labelStart, typeStart, targetStart, length, file, line, chunk } = row;
   const data = columns.slabs[slab];
   const name = columns.files[file];
   invariant(data !== undefined && name !== undefined, `document ${index} points outside the corpus`);
@@ -245,11 +280,21 @@ function documentAt(columns: Columns, index: number): Document {
     ids: data.subarray(start, start + length),
     labels: data.subarray(labelStart, labelStart + length),
     ...(typeStart < 0 ? {} : { types: data.subarray(typeStart, typeStart + length) }),
+    ...(targetStart < 0 ? {} : { targets: floatsAt(data, targetStart, row.outputs) }),
+    ...(row.teacherStart < 0 ? {} : { teacher: teacherAt(data, row) }),
     origin: `${name}${line > 0 ? `:${line}` : ''}${chunk > 0 ? ` (chunk ${chunk})` : ''}`,
   };
 }
 
-function updateHash(hash: Hash, parts: readonly Int32Array[]): void {
-  hash.update(Int32Array.of(parts[0]!.length));
+function teacherAt(slab: Int32Array, { teacherStart, teacherStride, width, length }: Row): Teacher {
+  const elements = length * width;
+  return {
+    ids: slab.subarray(teacherStart, teacherStart + elements),
+    logits: floatsAt(slab, teacherStart + teacherStride, elements),
+  };
+}
+
+function updateHash(hash: Hash, length: number, parts: readonly (Int32Array | Float32Array)[]): void {
+  hash.update(Int32Array.of(length));
   for (const part of parts) hash.update(new Uint8Array(part.buffer, part.byteOffset, part.byteLength));
 }

@@ -5,10 +5,19 @@ import { glob } from 'tinyglobby';
 import { UserError } from '../../errors.js';
 import { explainReadError, statIfPresent } from '../../files/fs-errors.js';
 import type { LossEntry } from '../../package/manifest.js';
-import { createCorpusBuilder, limitLength, type CorpusBuilder, type LongPolicy } from './corpus.js';
-import { IGNORED, type Corpus } from './document.js';
+import {
+  createCorpusBuilder,
+  limitLength,
+  type CorpusBuilder,
+  type Extra,
+  type LongPolicy,
+} from './corpus.js';
+import type { Corpus } from './document.js';
+import { checkIds, numbers, oneLine } from './fields.js';
+import { checkLabels, documentLabel } from './labels.js';
 import { readLines } from './lines.js';
 import { maskDocument } from './mask.js';
+import { teacherReader, type TeacherReader } from './teacher.js';
 import { loadTokenizer, type Tokenizer } from './tokenizer.js';
 
 export interface LongOptions {
@@ -21,6 +30,8 @@ export interface LoadOptions {
   readonly vocabulary: number;
   /** What labels mean, below which number they are, and how to make them; default: next tokens. */
   readonly loss?: LossEntry;
+  /** What the documents are for: an evaluation needs no teacher. Default: training. */
+  readonly purpose?: 'train' | 'eval';
   /** `bytes`, or a Hugging Face `tokenizer.json` or its folder. Needed for text, not for `input_ids`. */
   readonly tokenizer?: string;
   /** What to do with documents of more than `maximumTokens`; see `limitLength`. */
@@ -38,7 +49,8 @@ const JSONL = new Set(['.jsonl', '.ndjson']);
  * - `*.jsonl`: a document a line: `{"input_ids": […], "labels": […]?, "token_type_ids": […]?}` or `{"text": "…"}`. Labels are as in
  *   Hugging Face, aligned with the tokens, −100 where nothing is predicted. For next-token losses they are shifted
  *   here, and are the ids by default; a masked-LM loss with `mlm` masks documents without labels.
- *   Document classification takes `label`, a class. `attention_mask` must be all ones; other keys are passed over.
+ *   Document classification takes `label`, a class; regression takes `label`, a number or a list of them. Distillation
+ *   takes `teacher`, see `teacherReader`. `attention_mask` must be all ones; other keys are passed over.
  * - any other file: one document of text.
  *
  * @throws UserError, naming file and line, for anything that is not such a document
@@ -48,12 +60,18 @@ export async function loadCorpus(patterns: readonly string[], options: LoadOptio
   const tokenizer = options.tokenizer === undefined ? undefined : await loadTokenizer(options.tokenizer);
   const builder = createCorpusBuilder();
   const { vocabulary, loss = { kind: 'next-token', classes: vocabulary } } = options;
-  const context: Context = { builder, tokenizer, vocabulary, loss };
-  for (const file of files) {
-    const before = builder.count;
-    if (JSONL.has(path.extname(file).toLowerCase())) await loadLines(file, context);
-    else await loadText(file, context);
-    if (builder.count === before) throw new UserError(`${file} holds no document`, 'remove it or fill it');
+  const teacher =
+    loss.distillation === undefined || options.purpose === 'eval' ? undefined : teacherReader(loss);
+  const context: Context = { builder, tokenizer, vocabulary, loss, teacher };
+  try {
+    for (const file of files) {
+      const before = builder.count;
+      if (JSONL.has(path.extname(file).toLowerCase())) await loadLines(file, context);
+      else await loadText(file, context);
+      if (builder.count === before) throw new UserError(`${file} holds no document`, 'remove it or fill it');
+    }
+  } finally {
+    teacher?.close();
   }
   const corpus = builder.finish();
   if (options.long !== undefined) refuseCuts(corpus, loss, options.long);
@@ -64,12 +82,13 @@ export async function loadCorpus(patterns: readonly string[], options: LoadOptio
 
 /** A document that is classified has one label, which a piece of it may not have. */
 function refuseCuts(corpus: Corpus, { pool }: LossEntry, { policy, maximumTokens }: LongOptions): void {
-  if (pool === undefined || policy === 'error' || (policy === 'truncate' && pool === 'first')) return;
+  const atStart = pool?.kind === 'first' || pool?.kind === 'mean';
+  if (pool === undefined || policy === 'error' || (policy === 'truncate' && atStart)) return;
   for (let index = 0; index < corpus.count; index++)
     if (corpus.length(index) > maximumTokens)
       throw new UserError(
         `${corpus.document(index).origin}: the document has ${corpus.length(index)} tokens, the limit is ${maximumTokens}, and --long ${policy} would part it from its label`,
-        pool === 'first' ? 'use --long truncate' : 'cut it before it is tokenized',
+        atStart ? 'use --long truncate' : 'cut it before it is tokenized',
       );
 }
 
@@ -78,6 +97,7 @@ interface Context {
   readonly tokenizer: Tokenizer | undefined;
   readonly vocabulary: number;
   readonly loss: LossEntry;
+  readonly teacher: TeacherReader | undefined;
 }
 
 /** Paths as the user would write them, relative to the working directory where they are below `cwd`. */
@@ -182,10 +202,9 @@ function addIds(file: string, line: number, json: Record<string, unknown>, conte
       );
     }
   }
-  const label = documentLabel(json, at, context.loss);
-  let labels: ArrayLike<number> | undefined;
-  if (label !== undefined) labels = labelsOf(label, ids.length, context.loss);
-  else if (Object.hasOwn(json, 'labels')) {
+  const own = documentLabel(json, at, ids, context.loss);
+  let labels: ArrayLike<number> | undefined = own?.labels;
+  if (own === undefined && Object.hasOwn(json, 'labels')) {
     const given = numbers(json['labels'], at, 'labels');
     labels = given;
     if (given.length !== ids.length) {
@@ -194,30 +213,12 @@ function addIds(file: string, line: number, json: Record<string, unknown>, conte
         'labels are aligned with input_ids: one each, −100 where nothing is predicted, not shifted',
       );
     }
-    checkLabels(given, at, context);
+    checkLabels(given, at, context.loss);
   }
-  addDocument(file, line, ids, labels, tokenTypes(json, at, ids.length), context);
+  const teacher = context.teacher?.read(json, file, at, ids.length);
+  const extra = { targets: own?.targets, teacher };
+  addDocument(file, line, ids, labels, tokenTypes(json, at, ids.length), context, extra);
 }
-
-/** The class of a document, under either of the names that Hugging Face gives it. */
-function documentLabel(json: Record<string, unknown>, at: string, loss: LossEntry): number | undefined {
-  if (loss.pool === undefined) return undefined;
-  const key = ['label', 'labels'].find((name) => Object.hasOwn(json, name));
-  if (key === undefined) return undefined;
-  const value = json[key];
-  if (Number.isInteger(value) && (value as number) >= 0 && (value as number) < loss.classes)
-    return value as number;
-  throw new UserError(
-    `${at}: ${key} is ${oneLine(JSON.stringify(value) ?? 'undefined')}, expected a class from 0 to ${loss.classes - 1}`,
-    'the model classifies whole documents: each has one label',
-  );
-}
-
-/** The label of a document, at the token that stands for it. */
-const labelsOf = (label: number, length: number, { pool }: LossEntry): Int32Array =>
-  new Int32Array(length)
-    .fill(IGNORED)
-    .fill(label, pool === 'last' ? length - 1 : 0, pool === 'last' ? length : 1);
 
 /** Which of them a model has is known when its plan is checked. */
 function tokenTypes(
@@ -252,12 +253,12 @@ function addTextLine(file: string, line: number, json: Record<string, unknown>, 
       'labels are aligned with tokens: give input_ids, not text',
     );
   }
-  const label = documentLabel(json, at, context.loss);
   const ids = encode(tokenizer, Buffer.from(text), at);
   if (ids.length === 0) throw new UserError(`${at}: the tokenizer gives no token for it`, 'remove the line');
   checkIds(ids, { at, key: tokenizer.name === 'bytes' ? 'byte' : 'token', vocabulary });
-  const labels = label === undefined ? undefined : labelsOf(label, ids.length, context.loss);
-  addDocument(file, line, ids, labels, undefined, context);
+  const own = documentLabel(json, at, ids, context.loss);
+  const teacher = context.teacher?.read(json, file, at, ids.length);
+  addDocument(file, line, ids, own?.labels, undefined, context, { targets: own?.targets, teacher });
 }
 
 /** Adds a document whose ids and labels were checked; labels that it lacks are made, where the loss allows. */
@@ -267,18 +268,26 @@ function addDocument(
   ids: ArrayLike<number>,
   labels: ArrayLike<number> | undefined,
   types: ArrayLike<number> | undefined,
-  { builder, loss, vocabulary }: Context,
+  { builder, loss, vocabulary, teacher }: Context,
+  extra: Extra = {},
 ): void {
-  if (loss.kind === 'next-token') return builder.add(file, line, ids, labels, types);
-  if (labels !== undefined) return builder.add(file, line, ids, labels, types, 'own');
+  if (teacher !== undefined && extra.teacher === undefined)
+    throw new UserError(
+      `${line === 0 ? file : `${file}:${line}`} has no teacher, which the loss distillation needs`,
+      'give JSONL with a "teacher" for each document: {"ids": [[…], …], "logits": [[…], …]}, or its file',
+    );
+  if (loss.kind === 'next-token') return builder.add(file, line, ids, labels, types, 'shifted', extra);
+  if (labels !== undefined) return builder.add(file, line, ids, labels, types, 'own', extra);
   if (loss.mlm === undefined)
     throw new UserError(
       `${line === 0 ? file : `${file}:${line}`} has no labels, which the loss ${loss.kind} needs`,
       loss.kind === 'masked-lm'
         ? "give labels, or compile with a masking rate: loss: { kind: 'masked-lm', mlm: { maskId: 103 } }"
-        : loss.pool !== undefined
-          ? 'give each line "label": the class of the document'
-          : 'give each line "labels": a class for each token, −100 where none is predicted',
+        : loss.kind === 'regression'
+          ? 'give each line "label": the number, or the list of numbers, that the model should give'
+          : loss.pool !== undefined
+            ? 'give each line "label": the class of the document'
+            : 'give each line "labels": a class for each token, −100 where none is predicted',
     );
   const masked = maskDocument(ids, vocabulary, loss.mlm);
   builder.add(file, line, masked.ids, masked.labels, types, 'own');
@@ -294,55 +303,9 @@ function encode(tokenizer: Tokenizer, text: Uint8Array, at: string): ArrayLike<n
   }
 }
 
-function numbers(value: unknown, at: string, key: string): readonly number[] {
-  if (!Array.isArray(value)) throw new UserError(`${at}: ${key} is no list`, `expected "${key}": [1, 2, 3]`);
-  const wrong = value.findIndex((item) => !Number.isInteger(item));
-  if (wrong >= 0) {
-    const shown = oneLine(JSON.stringify(value[wrong]) ?? 'undefined');
-    throw new UserError(`${at}: ${key}[${wrong}] is ${shown}, expected an integer`, 'token ids are integers');
-  }
-  return value as readonly number[];
-}
-
-interface IdCheck {
-  readonly at: string;
-  readonly key: string;
-  readonly vocabulary: number;
-  readonly ignored?: number;
-}
-
-function checkIds(ids: ArrayLike<number>, { at, key, vocabulary, ignored }: IdCheck): void {
-  for (let index = 0; index < ids.length; index++) {
-    const id = ids[index]!;
-    if ((id >= 0 && id < vocabulary) || id === ignored) continue;
-    throw new UserError(
-      `${at}: ${key}[${index}] is ${id}, outside the model's vocabulary of ${vocabulary}` +
-        ` (0 to ${vocabulary - 1}${ignored === undefined ? '' : `, or ${ignored}`})`,
-      'use the tokenizer that belongs to the model',
-    );
-  }
-}
-
-function checkLabels(labels: readonly number[], at: string, { loss }: Context): void {
-  if (!loss.kind.endsWith('classification'))
-    return checkIds(labels, { at, key: 'labels', vocabulary: loss.classes, ignored: IGNORED });
-  const stray = labels.findIndex((label) => (label < 0 || label >= loss.classes) && label !== IGNORED);
-  if (stray >= 0)
-    throw new UserError(
-      `${at}: labels[${stray}] is ${labels[stray]}, outside the model's ${loss.classes} classes` +
-        ` (0 to ${loss.classes - 1}, or ${IGNORED})`,
-      'labels are classes, one a token, or −100 where none is predicted',
-    );
-}
-
 function needsTokenizer(at: string): UserError {
   return new UserError(
     `${at} is text, and no tokenizer was given`,
     'add --tokenizer bytes or --tokenizer path/to/tokenizer.json',
   );
-}
-
-function oneLine(text: string): string {
-  const line = text.replace(/\s+/g, ' ');
-  return line.length > 120 ? `${line.slice(0, 117)}…` : line;
 }

@@ -18,7 +18,7 @@ export interface BoundProgram {
   readonly program: Program;
   readonly steps: readonly Step[];
   /** Data inputs by name: to be filled before each run. */
-  readonly data: ReadonlyMap<string, Int32Array>;
+  readonly data: ReadonlyMap<string, Int32Array | Float32Array>;
   readonly arenaBytes: number;
 }
 
@@ -103,13 +103,15 @@ function stepOf(
   }
 }
 
-function dataMemory(bound: BoundBuffers): Map<string, Int32Array> {
+function dataMemory(bound: BoundBuffers): Map<string, Int32Array | Float32Array> {
   const { types, typeOf } = parsedBuffers(bound.program);
-  const found = new Map<string, Int32Array>();
+  const found = new Map<string, Int32Array | Float32Array>();
   for (const { name, role, buffer } of bound.program.inputs) {
     if (role !== 'data') continue;
-    invariant(types[typeOf[buffer]!]!.dtype === 'i32', `data input ${name} is not i32`);
-    found.set(name, new Int32Array(bound.elements[buffer]!));
+    const { dtype } = types[typeOf[buffer]!]!;
+    invariant(dtype !== 'bool', `data input ${name} is bool`);
+    const elements = bound.elements[buffer]!;
+    found.set(name, dtype === 'i32' ? new Int32Array(elements) : new Float32Array(elements));
   }
   return found;
 }

@@ -4,6 +4,7 @@ import { interpret, meshOf, type Mesh } from '../../ir/interpret.js';
 import { shardTensor, unshardTensor } from '../../ir/mesh.js';
 import type { Tensor } from '../../ir/op.js';
 import { localShape, type RankBinding } from '../../ir/placement.js';
+import { constantOf } from '../../ir/size.js';
 import { parseGraph } from '../../ir/text/parse.js';
 import { programText } from '../../package/paths.js';
 import type { Package } from '../../package/read.js';
@@ -124,9 +125,14 @@ function localInputs(
       continue;
     }
     const wholes = rows.map((row): Tensor => {
-      invariant(name in row, `the train program has an unknown input ${name}`);
-      const data = Float64Array.from(row[name as keyof typeof row]);
-      return { shape: [data.length], data };
+      const data = Float64Array.from(row[name as keyof typeof row] ?? []);
+      const inner = input.type.dims.slice(1).map((d) => constantOf(d.size)!);
+      const shape = [row.tokens.length, ...inner];
+      invariant(
+        data.length === shape.reduce((product, n) => product * n, 1),
+        `the documents do not have the input ${name} of the train program`,
+      );
+      return { shape, data };
     });
     locals.set(
       name,

@@ -81,7 +81,7 @@ describe.each(MODELS)('%s', (name) => {
       const logits =
         imported.pool === undefined
           ? whole
-          : imported.pool === 'first'
+          : imported.pool.kind === 'first'
             ? whole.slice(0, width)
             : whole.slice(-width);
       const from = row * logits.length;

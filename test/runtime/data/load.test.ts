@@ -91,14 +91,14 @@ describe('JSONL', () => {
   });
 
   test('the label of a document stands at its first or last token', async () => {
-    const loss = { kind: 'document-classification', classes: 3, pool: 'last' } as const;
+    const loss = { kind: 'document-classification', classes: 3, pool: { kind: 'last' } } as const;
     write('doc.jsonl', '{"input_ids": [5, 6, 7], "label": 2}\n{"text": "ab", "label": 0}');
     const last = await load('doc.jsonl', { loss, tokenizer: 'bytes' });
     expect(contents(last).map(({ labels }) => labels)).toEqual([
       [-100, -100, 2],
       [-100, 0],
     ]);
-    const first = { ...loss, pool: 'first' } as const;
+    const first = { ...loss, pool: { kind: 'first' } } as const;
     const cut = { policy: 'truncate', maximumTokens: 2 } as const;
     const truncated = await load('doc.jsonl', { loss: first, tokenizer: 'bytes', long: cut });
     expect(contents(truncated).map(({ labels }) => labels)).toEqual([

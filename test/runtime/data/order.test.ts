@@ -146,6 +146,7 @@ test('packing restarts positions and keeps each document its labels', () => {
     documents: Int32Array.of(0, 0, 0, 1, 2, 2),
     labels: Int32Array.of(6, 7, -100, -100, 3, -100),
     token_types: Int32Array.of(0, 0, 0, 0, 0, 0),
+    lengths: Int32Array.of(3, 3, 3, 1, 2, 2),
   });
   expect(packDocuments([]).tokens).toEqual(new Int32Array(0));
 });

@@ -11,6 +11,7 @@ import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from '.
 import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
 import { onnxOp } from './ops/index.js';
+import { refusalOf } from './ops/refused.js';
 import { printDims, zero } from './shapes.js';
 
 /**
@@ -98,10 +99,11 @@ export function classify(model: OnnxModel, output: string): Classified {
       const shaped = results[i];
       if (name === '' || shaped === undefined) return;
       const stored = constantTensor(node);
+      const rows = shaped.pool !== undefined || operands.some((operand) => operand.rows === true);
       facts.set(
         name,
         stored === undefined
-          ? { ...shaped, ...kindOf(shaped, operands), ...own, node }
+          ? { ...shaped, ...kindOf(shaped, operands), ...own, node, rows }
           : { ...storedFacts(stored), node },
       );
     });
@@ -186,13 +188,14 @@ function inferNode(
   if (op === undefined && node.opType === 'If')
     throw new UserError(
       `${nodeText(node)}: its condition '${node.inputs[0]}' is not constant`,
-      unsupportedHint(node),
+      'export without control flow: torch.onnx.export(..., dynamo=True)',
     );
   if (op === undefined) {
+    const { reason, hint } = refusalOf(node);
     const domain = isStandard(node) ? '' : ` of domain ${node.domain}`;
     throw new UserError(
-      `${nodeText(node)}: operation ${node.opType}${domain} is not supported`,
-      unsupportedHint(node),
+      `${nodeText(node)}: operation ${node.opType}${domain} is not supported: it ${reason}`,
+      hint,
     );
   }
   const results = op.infer(contextOf(node, opset, facts, limit));
@@ -203,16 +206,6 @@ function inferNode(
       'check the model with onnx.checker, or export it again',
     );
   return results;
-}
-
-function unsupportedHint(node: OnnxNode): string {
-  if (!isStandard(node))
-    return 'export without runtime-specific fusions (optimize=False), to opset 14 … 23 of ai.onnx';
-  if (['If', 'Loop', 'Scan'].includes(node.opType))
-    return 'export without control flow: torch.onnx.export(..., dynamo=True)';
-  if (/Quantize|Integer/.test(node.opType))
-    return 'export the float model: quantised weights cannot be trained';
-  return 'use a plain decoder or encoder in eager attention mode, or ask for the operation with this node’s name';
 }
 
 function storedFacts(stored: OnnxInitializer): ValueFacts {

@@ -1,6 +1,7 @@
 /** What an ONNX operation sees of its node while shapes are inferred and while it is translated. */
 import { UserError } from '../../../errors.js';
 import type { Value } from '../../graph.js';
+import type { Pool } from '../../pooled.js';
 import type { Builder } from '../../op.js';
 import { constantOf, type Size } from '../../size.js';
 import type { DType } from '../../type.js';
@@ -15,12 +16,11 @@ export interface Shaped {
   readonly ints?: readonly Size[] | undefined;
   /** Whether it depends on the values of tokens; absent before that is known. */
   readonly data?: boolean;
-  /** Set where a node reads one token of a document; see `pool.ts`. */
-  readonly pool?: Pool;
+  /** Set where a node makes one row of a whole sequence; `read`: which token it is depends on the tokens. See `pool.ts`. */
+  readonly pool?: Pool | 'read';
+  /** Whether the first dim stands for the batch, which has been pooled: a row for each token. */
+  readonly rows?: boolean;
 }
-
-/** Which token of its document a row is meant for. */
-export type Pool = 'first' | 'last';
 
 export interface OpContext {
   readonly node: OnnxNode;
@@ -62,6 +62,9 @@ export interface TranslateContext extends OpContext {
   causalMask(dims: Dims, window?: number): Value;
   /** Position of each token in its document: i32[S]. */
   positions(): Value;
+  /** Document of each token, and how many tokens that document has: i32[S]. */
+  documents(): Value;
+  lengths(): Value;
   /** How far positions run on from 0 in an operand that was recognised as positions + offset. */
   positionOffset(index: number): number | undefined;
   /** Whether the operand depends on the values of tokens. */

@@ -1,15 +1,15 @@
 /** The first stage: an ONNX model becomes one unplaced IR graph. */
 import { UserError } from '../../../errors.js';
 import type { Graph } from '../../graph.js';
-import { constantOf } from '../../size.js';
+import type { Pool } from '../../pooled.js';
 import { isFloat } from '../dtype.js';
 import type { OnnxModel } from '../model.js';
 import { classify } from './classify.js';
 import { decideTrainable, parameterInfos, type ParameterInfo, type TrainableOptions } from './parameters.js';
 import { planImport } from './plan.js';
 import { poolOf } from './pool.js';
-import type { Pool } from './context.js';
-import { isOne, isTokens, printDims } from './shapes.js';
+import type { OwnLoss } from './own-loss.js';
+import { printDims, rowsOf } from './shapes.js';
 import { isInlined, translate } from './translate.js';
 
 export type { ParameterInfo, TrainableOptions } from './parameters.js';
@@ -22,7 +22,7 @@ export interface ImportOptions {
 
 export interface Imported {
   /**
-   * Inputs `tokens`, `positions`, `documents`, and `token_types` where read: i32[S]; recognised masks (role data, attribute `form` = mask,
+   * Inputs `tokens`, `positions`, `documents`, and `token_types` and `lengths` where read: i32[S]; recognised masks (role data, attribute `form` = mask,
    * consumed by `recognize`); parameters. Output `logits`: f32[S, V]. Unplaced; interior values keep the
    * model's unit batch dims.
    */
@@ -31,8 +31,10 @@ export interface Imported {
   readonly notes: readonly string[];
   /** Longest document for which the recognised masks and positions were proved; undefined: any. */
   readonly provenLength: number | undefined;
-  /** The token of a document whose logits are the document's; absent: every token has its own. */
+  /** What stands for a document, whose logits are the document's; absent: every token has its own. */
   readonly pool?: Pool;
+  /** A loss among the outputs. */
+  readonly ownLoss?: OwnLoss;
   /** Longest document that the model's position tables allow. */
   readonly maxPositions?: number;
 }
@@ -43,21 +45,14 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const output = logitsOf(model, notes);
   const classified = classify(model, output);
   const { dims, dtype } = classified.facts.get(output)!;
-  const [rows, width, ...more] = dims.length === 3 && isOne(dims[0]!) ? dims.slice(1) : dims;
-  if (
-    rows === undefined ||
-    !isTokens(rows) ||
-    width === undefined ||
-    constantOf(width) === undefined ||
-    more.length > 0 ||
-    !isFloat(dtype)
-  )
+  if (rowsOf(dims) === undefined || !isFloat(dtype))
     throw new UserError(
       `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
-      'export a head that scores every token, or the first or last of a sequence',
+      'export a head that scores every token, or the first, the last or the mean of a sequence',
     );
   const plan = await planImport(classified, output);
-  const pool = poolOf(classified, plan, output);
+  const pooled = await poolOf(classified, plan, output);
+  if (pooled?.note !== undefined) notes.push(pooled.note);
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
   );
@@ -77,7 +72,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
     parameters: infos,
     notes: [...notes, ...plan.notes],
     provenLength: plan.provenLength,
-    ...(pool === undefined ? {} : { pool }),
+    ...(pooled === undefined ? {} : { pool: pooled.pool }),
     ...(maxPositions === undefined ? {} : { maxPositions }),
   };
 }

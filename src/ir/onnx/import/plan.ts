@@ -5,6 +5,7 @@ import type { OnnxNode } from '../model.js';
 import type { Classified, ValueFacts } from './classify.js';
 import { nodeText, type OnnxOp } from './context.js';
 import { formText, type Form } from './forms.js';
+import { lengthOf, lengthText, type LengthForm } from './length.js';
 import { onnxOp } from './ops/index.js';
 import { isTokens } from './shapes.js';
 import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
@@ -13,6 +14,8 @@ import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
 export type Leaf =
   | { readonly kind: 'tokens' | 'types' }
   | { readonly kind: 'form'; readonly form: Form }
+  /** A number for each token that is the same all over its document, of so many dims. */
+  | { readonly kind: 'length'; readonly form: LengthForm; readonly rank: number }
   | { readonly kind: 'literal'; readonly data: readonly number[] }
   | { readonly kind: 'stored' };
 
@@ -25,9 +28,11 @@ export interface ImportPlan {
   readonly provenLength: number | undefined;
 }
 
-/** Positions of the operands of a node that become IR values. */
-export const valueOperands = (op: OnnxOp, node: OnnxNode): readonly number[] =>
-  (op.values ?? node.inputs.map((_, i) => i)).filter((i) => (node.inputs[i] ?? '') !== '');
+/** Positions of the operands of a node that become IR values; where it pools, only what it pools does. */
+export const valueOperands = (op: OnnxOp, node: OnnxNode, pool: ValueFacts['pool']): readonly number[] => {
+  const read = pool === undefined ? (op.values ?? node.inputs.map((_, i) => i)) : [0];
+  return read.filter((i) => (node.inputs[i] ?? '') !== '');
+};
 
 /** @throws UserError naming the first node that neither has a closed form nor can be translated */
 export async function planImport(classified: Classified, output: string): Promise<ImportPlan> {
@@ -43,7 +48,9 @@ export async function planImport(classified: Classified, output: string): Promis
     if (seen.has(name)) continue;
     seen.add(name);
     const facts = classified.facts.get(name)!;
-    const found = await leafOf(name, facts, reader, recognition);
+    const found =
+      (await scaleOf(classified, name, reader, recognition)) ??
+      (await leafOf(name, facts, reader, recognition));
     if (found !== undefined) {
       leaves.set(name, found.leaf);
       if (found.note !== undefined) notes.push(found.note);
@@ -57,7 +64,8 @@ export async function planImport(classified: Classified, output: string): Promis
     const op = onnxOp(node);
     if (op?.translate === undefined || isNewMatrix(classified, node, facts))
       throw untranslatable(node, name, facts, recognition);
-    for (const i of valueOperands(op, node)) pending.push({ name: node.inputs[i]!, reader: node });
+    for (const i of valueOperands(op, node, facts.pool))
+      pending.push({ name: node.inputs[i]!, reader: node });
   }
   return { leaves, nodes: classified.nodes.filter((node) => nodes.has(node)), notes, provenLength };
 }
@@ -70,6 +78,31 @@ function isNewMatrix(classified: Classified, node: OnnxNode, facts: ValueFacts):
   const pairs = (dims: ValueFacts['dims']): boolean => dims.filter(isTokens).length > 1;
   if (facts.data || !pairs(facts.dims)) return false;
   return !node.inputs.some((name) => pairs(classified.facts.get(name)?.dims ?? []));
+}
+
+/** What pooled rows are multiplied or divided by, where that is a function of the length of their document. */
+async function scaleOf(
+  classified: Classified,
+  name: string,
+  reader: OnnxNode | undefined,
+  recognition: Recognizer,
+): Promise<FoundLeaf | undefined> {
+  if (reader === undefined || !['Mul', 'Div'].includes(reader.opType)) return undefined;
+  const rows = reader.inputs
+    .map((input) => classified.facts.get(input))
+    .find((other) => other?.rows === true);
+  if (rows === undefined) return undefined;
+  const form = await lengthOf(classified, name, async (inner) => {
+    const found = await recognition.recognize(inner);
+    const holds = found?.kind === 'form' && found.provenLength === undefined;
+    return holds ? found.form : undefined;
+  });
+  return (
+    form && {
+      leaf: { kind: 'length', form, rank: rows.dims.length },
+      note: `${name} is ${lengthText(form)}, proved for every length`,
+    }
+  );
 }
 
 interface FoundLeaf {

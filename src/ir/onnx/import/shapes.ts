@@ -51,6 +51,17 @@ export function broadcastSizes(a: Dims, b: Dims): Dims | undefined {
   return result;
 }
 
+/**
+ * Logits as [S, width]: of [1, S, width], or of pooled rows [S, width], [S, 1, width] or [S].
+ * @returns undefined when they are no such thing
+ */
+export function rowsOf(dims: Dims): Dims | undefined {
+  const [rows, width = one, ...more] = dims.filter((size, i) => !isOne(size) || i === dims.length - 1);
+  return rows !== undefined && isTokens(rows) && constantOf(width) !== undefined && more.length === 0
+    ? [rows, width]
+    : undefined;
+}
+
 /** A numeric shape, when no dim depends on S. */
 export function numericDims(dims: Dims): readonly number[] | undefined {
   const numbers = dims.map(constantOf);

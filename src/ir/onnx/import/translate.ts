@@ -2,7 +2,7 @@
 import { UserError, invariant } from '../../../errors.js';
 import { builderAt } from '../../build.js';
 import { makeInput, type Graph, type Value } from '../../graph.js';
-import { TypeMismatch } from '../../op.js';
+import { TypeMismatch, type Builder } from '../../op.js';
 import { tensorType } from '../../type.js';
 import type { OnnxNode } from '../model.js';
 import { contextOf, type Classified, type ValueFacts } from './classify.js';
@@ -12,7 +12,7 @@ import type { Form, MaskForm } from './forms.js';
 import { onnxOp } from './ops/index.js';
 import type { Decision } from './parameters.js';
 import type { ImportPlan, Leaf } from './plan.js';
-import { isTokens, numericDims, one, printDims, sameDims, tokens, type Dims } from './shapes.js';
+import { isTokens, numericDims, one, printDims, rowsOf, sameDims, tokens, type Dims } from './shapes.js';
 
 /** Constants of this many elements or fewer stand in the graph itself. */
 const MAX_INLINE = 16;
@@ -20,15 +20,15 @@ const MAX_INLINE = 16;
 export const isInlined = (elements: number, decision: Decision): boolean =>
   elements <= MAX_INLINE && !decision.trainable;
 
-/** Data inputs of the program; `token_types` only where the model reads them. */
-type DataInput = 'tokens' | 'positions' | 'documents' | 'token_types';
+/** Data inputs of the program; `token_types` and `lengths` only where the model reads them. */
+type DataInput = 'tokens' | 'positions' | 'documents' | 'token_types' | 'lengths';
 
 interface Translation {
   readonly classified: Classified;
   readonly plan: ImportPlan;
   readonly decisions: ReadonlyMap<string, Decision>;
   readonly values: Map<string, Value>;
-  readonly data: ReadonlyMap<DataInput, Value>;
+  readonly data: Map<DataInput, Value>;
   readonly masks: Map<string, Value>;
   readonly parameters: Map<string, Value>;
 }
@@ -64,7 +64,7 @@ export function translate(
   const logits = valueOf(state, output);
   const { dims } = classified.facts.get(output)!;
   const build = builderAt(classified.facts.get(output)!.node?.name);
-  const flat = build.one('reshape', [logits], { shape: shapeAttribute(dims.slice(-2)) });
+  const flat = build.one('reshape', [logits], { shape: shapeAttribute(rowsOf(dims)!) });
   const graph: Graph = {
     name,
     axes: [],
@@ -122,6 +122,8 @@ function translateContext(
     value,
     results,
     positions: () => state.data.get('positions')!,
+    documents: () => state.data.get('documents')!,
+    lengths: () => lengthsInput(state),
     positionOffset: (index: number) => {
       const found = leaf(index);
       return found?.kind === 'form' && found.form.kind === 'iota' ? found.form.offset : undefined;
@@ -152,8 +154,14 @@ function valueOf(state: Translation, name: string): Value {
   const known = state.values.get(name);
   if (known !== undefined) return known;
   const leaf = state.plan.leaves.get(name);
+  const facts = state.classified.facts.get(name)!;
+  if (leaf === undefined && facts.node !== undefined && state.plan.nodes.includes(facts.node))
+    throw new UserError(
+      `${nodeText(facts.node)}: its result '${name}' is not available while training`,
+      'export the model without what reads it',
+    );
   invariant(leaf !== undefined, `'${name}' is translated before its readers`);
-  const value = leafValue(state, name, leaf, state.classified.facts.get(name)!);
+  const value = leafValue(state, name, leaf, facts);
   state.values.set(name, value);
   return value;
 }
@@ -174,9 +182,34 @@ function leafValue(state: Translation, name: string, leaf: Leaf, facts: ValueFac
       });
     case 'form':
       return formValue(state, leaf.form, facts);
+    case 'length':
+      return lengthValue(state, build, leaf);
     case 'stored':
       return storedValue(state, name, facts);
   }
+}
+
+/** Tokens of the document of each token, i32[S]. */
+function lengthsInput({ data }: Translation): Value {
+  const known = data.get('lengths') ?? makeInput('lengths', 'data', tensorType('i32', [tokens]));
+  data.set('lengths', known);
+  return known;
+}
+
+function lengthValue(
+  state: Translation,
+  build: Builder,
+  { form: { triangle, factor, power }, rank }: Extract<Leaf, { kind: 'length' }>,
+): Value {
+  const number = (data: number): Value =>
+    build.one('constant', [], { dtype: 'f32', shape: [], data: [data] });
+  const n = build.one('cast', [lengthsInput(state)], { to: 'f32' });
+  const half = (): Value => build.one('mul', [build.one('add', [n, number(1)]), number(0.5)]);
+  const base = triangle ? build.one('mul', [n, half()]) : n;
+  const raised = power === 1 ? base : build.one('pow', [base, number(power)]);
+  const scaled = factor === 1 ? raised : build.one('mul', [raised, number(factor)]);
+  const shape = shapeAttribute([tokens, ...Array.from({ length: rank - 1 }, () => one)]);
+  return build.one('reshape', [scaled], { shape });
 }
 
 function storedValue(state: Translation, name: string, facts: ValueFacts): Value {

@@ -68,7 +68,7 @@ export const scaled = (ctx: TranslateContext, value: Value, factor: number): Val
   factor === 1 ? value : ctx.build.one('mul', [value, scalar(ctx, factor)]);
 
 /** Dims a reduction runs over; undefined: it does nothing. */
-function reducedDims(ctx: OpContext, rank: number): readonly number[] | undefined {
+export function reducedDims(ctx: OpContext, rank: number): readonly number[] | undefined {
   const axes = ctx.has(1) ? ctx.numbers(1) : (ctx.intList('axes') ?? []);
   if (axes.length > 0) return [...new Set(axes.map((axis) => ctx.axis(axis, rank)))].sort((a, b) => a - b);
   return ctx.int('noop_with_empty_axes', 0) === 1 ? undefined : Array.from({ length: rank }, (_, i) => i);

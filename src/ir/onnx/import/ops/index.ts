@@ -6,6 +6,7 @@ import { contribOps, SimplifiedLayerNormalization } from './contrib.js';
 import { elementwiseOps } from './elementwise.js';
 import { generateOps } from './generate.js';
 import { layoutOps } from './layout.js';
+import { poolingOps } from './pooling.js';
 import { selectOps } from './select.js';
 
 /** The operations of ai.onnx that can be imported (and one that ONNX Runtime puts there). */
@@ -17,6 +18,7 @@ export const ONNX_OPS = {
   ...contractOps,
   ...attentionOps,
   SimplifiedLayerNormalization,
+  ...poolingOps,
 } as const satisfies Record<string, OnnxOp>;
 
 /** The operation of a node, by its domain. */

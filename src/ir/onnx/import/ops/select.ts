@@ -1,7 +1,7 @@
 /** Parts of a tensor: slices and reads at an index. */
 import type { Value } from '../../../graph.js';
-import { constantOf, constantSize, sameSize, subSizes, type Size } from '../../../size.js';
-import { irDtype, type OnnxOp, type OpContext, type Pool, type TranslateContext } from '../context.js';
+import { constantOf, constantSize, type Size } from '../../../size.js';
+import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
 import { isTokens, one, printDims, sameDims, sliceBounds, type Dims, type SliceBounds } from '../shapes.js';
 import { DYNAMIC_HINT, knownStrides, pick, reshapeTo } from './layout.js';
 
@@ -12,7 +12,7 @@ interface Cut extends SliceBounds {
 }
 
 /** What a Slice node cuts, dim by dim. Negative steps are left to evaluation. */
-function cutsOf(ctx: OpContext): readonly Cut[] {
+export function cutsOf(ctx: OpContext): readonly Cut[] {
   const { dims } = ctx.operand(0);
   const listed = (index: number, name: string): readonly Size[] | undefined =>
     ctx.has(index) ? ctx.ints(index) : ctx.intList(name)?.map(constantSize);
@@ -105,8 +105,6 @@ const Gather: OnnxOp = {
   infer: (ctx) => {
     const [x, ids] = [ctx.operand(0), ctx.operand(1)];
     const at = ctx.axis(ctx.int('axis', 0), x.dims.length);
-    const pool = pooledToken(ctx, at);
-    if (pool !== undefined) return [{ dtype: x.dtype, dims: x.dims.slice(1), pool }];
     const dims = [...x.dims.slice(0, at), ...ids.dims, ...x.dims.slice(at + 1)];
     const known = x.dims.length === 1 && x.ints !== undefined ? ids.ints?.map(constantOf) : undefined;
     const size = x.ints?.length ?? 0;
@@ -122,7 +120,6 @@ const Gather: OnnxOp = {
   translate: (ctx) => {
     const [x, ids] = [ctx.operand(0), ctx.operand(1)];
     const at = ctx.axis(ctx.int('axis', 0), x.dims.length);
-    if (pooledToken(ctx, at) !== undefined) return [reshapeTo(ctx, ctx.value(0), x.dims.slice(1))];
     const constants = ids.ints?.map(constantOf);
     if (constants?.every((id) => id !== undefined) === true) return [gatherConstants(ctx, at, constants)];
     if (at !== 0)
@@ -131,21 +128,6 @@ const Gather: OnnxOp = {
     return [gatherRows(ctx, ctx.value(0), ctx.value(1), ctx.positionOffset(1))];
   },
 };
-
-/**
- * Whether a Gather takes the first or the last token of [1, S, …]: its result then has a row for each token, of
- * which one a document counts.
- */
-function pooledToken(ctx: OpContext, axis: number): Pool | undefined {
-  const [x, ids] = [ctx.operand(0), ctx.operand(1)];
-  const rows = x.dims[1];
-  if (x.data !== true || axis !== 1 || ids.dims.length > 0 || rows === undefined || !isTokens(rows))
-    return undefined;
-  const id = ids.ints?.[0];
-  if (constantOf(x.dims[0]!) !== 1 || id === undefined) return undefined;
-  if (constantOf(id) === 0) return 'first';
-  return constantOf(id) === -1 || sameSize(id, subSizes(rows, one)) ? 'last' : undefined;
-}
 
 /** @param offset how far the ids run on from the positions, where that is what they are */
 function gatherRows(ctx: TranslateContext, table: Value, ids: Value, offset: number | undefined): Value {
