@@ -7,12 +7,12 @@ import { learningRate, type Schedule } from '../runtime/optimizer/schedule.js';
 import type { TrainingSession } from '../runtime/session/session.js';
 import { batchesOf } from './batches.js';
 import { stepPeak } from './peak.js';
-import type { BatchQueue, ReadyBatch } from './plan-ahead.js';
+import { unlessStopped, type BatchQueue, type ReadyBatch } from './plan-ahead.js';
 import { predictionTally, type PredictionError } from './prediction.js';
 import { appendMetrics, type StepMetrics } from './run-directory.js';
 import type { TrainSettings } from './settings.js';
 import type { BatchPlan, Spreader } from './spreader.js';
-import { recordMicroBatches, recordSolved } from './step-record.js';
+import { recordMicroBatches, recordSolved, rounded } from './step-record.js';
 
 /** What a run says while it goes on. */
 export interface TrainReporter {
@@ -91,23 +91,6 @@ export async function train(run: TrainRun): Promise<TrainResult> {
   return { step, last, stopped: step < settings.steps, prediction: tally.result() };
 }
 
-/** How often a wait looks whether the run was stopped. */
-const STOP_POLL_MS = 50;
-
-async function unlessStopped<T>(promise: Promise<T>, isStopped: () => boolean): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const stopped = new Promise<undefined>((resolve) => {
-    timer = setInterval(() => {
-      if (isStopped()) resolve(undefined);
-    }, STOP_POLL_MS);
-  });
-  try {
-    return await Promise.race([promise, stopped]);
-  } finally {
-    clearInterval(timer);
-  }
-}
-
 /** A wait of a larger share of its step is worth a word. */
 const NOTED_WAIT = 0.05;
 const NOTED_WAIT_MS = 5;
@@ -157,8 +140,8 @@ async function trainStep(
     exchanges: done.kinds['all-to-all'].exchanges,
     peak_bytes: stepPeak(pkg, microBatches, done.arenaBytes),
     ms: done.ms,
-    predicted_ms: plan.predicted.ms,
-    plan_wait_ms: waitMs,
+    predicted_ms: rounded(plan.predicted.ms),
+    plan_wait_ms: rounded(waitMs),
     groups: records.map(({ groups }) => groups.map(({ tokens }) => tokens)),
     plan: recordSolved(plan),
     micro_batches: records,

@@ -13,7 +13,7 @@ import { autoSpreader } from './auto.js';
 import { loadDocuments } from './batches.js';
 import { CALIBRATION, findCalibration } from './calibration.js';
 import type { TrainReporter, TrainRun } from './loop.js';
-import { queueBatches } from './plan-ahead.js';
+import { queueBatches, unlessStopped } from './plan-ahead.js';
 import { replayPlan, type RecordedStep } from './replay.js';
 import {
   isDirectory,
@@ -159,8 +159,8 @@ async function prepared<T>(
       },
     });
     // The first batch shows what the ranks would refuse, before they are started.
-    const { plan } = await batches.first();
-    for (const microBatch of plan.microBatches) checkPlan(microBatch, ranks, pkg.manifest);
+    const first = await unlessStopped(batches.first(), hooks.isStopped);
+    for (const microBatch of first?.plan.microBatches ?? []) checkPlan(microBatch, ranks, pkg.manifest);
     const { position } = start;
     const isCalibrated = calibration !== undefined;
     return await work({ corpus, batches, position, spreader, evalCorpus, isCalibrated });

@@ -64,3 +64,24 @@ export function queueBatches(options: QueueOptions): BatchQueue {
     },
   };
 }
+
+/** How often a wait looks whether the run was stopped. */
+const STOP_POLL_MS = 50;
+
+/** Waits, but no longer than until the run is to stop: then the result is undefined. */
+export async function unlessStopped<T>(
+  promise: Promise<T>,
+  isStopped: () => boolean,
+): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const stopped = new Promise<undefined>((resolve) => {
+    timer = setInterval(() => {
+      if (isStopped()) resolve(undefined);
+    }, STOP_POLL_MS);
+  });
+  try {
+    return await Promise.race([promise, stopped]);
+  } finally {
+    clearInterval(timer);
+  }
+}

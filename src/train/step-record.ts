@@ -44,7 +44,7 @@ export type MicroBatchRecord = Readonly<z.infer<typeof microBatchSchema>>;
 export type SolvedRecord = Readonly<z.infer<typeof solvedSchema>>;
 
 /** A hundredth of a millisecond is all that a reader needs. */
-const rounded = (ms: number): number => Math.round(1000 * ms) / 1000;
+export const rounded = (ms: number): number => Math.round(1000 * ms) / 1000;
 
 /** @param times of the micro-batches, as measured */
 export function recordMicroBatches(
