@@ -9,6 +9,7 @@ interface Options extends PlanOptions {
   readonly id?: string;
   readonly cluster?: string;
   readonly lengths?: string;
+  readonly column?: string;
   readonly batch?: number;
   readonly json?: boolean;
 }
@@ -22,7 +23,8 @@ export function declarePlan(program: Command): void {
     )
     .argument('[package]', 'what ithaca compile wrote, to be trained on --cluster; or else --problem')
     .option('--cluster <which>', 'h100x8, a100x64, a100x1024, or a cluster file')
-    .option('--lengths <file>', 'tokens of each sequence, one a line; or JSONL with input_ids')
+    .option('--lengths <file>', 'tokens of each sequence: text, JSONL, .npy, .idx, Parquet or Arrow')
+    .option('--column <name>', 'column or key of --lengths (default: one with a known name)')
     .option('--batch <n>', 'plan the first n sequences of --lengths (default: all)', positive)
     .option('--problem <file>', 'batches and the constants that price them, instead of a package')
     .option('--id <id>', 'batch of the problem file')
@@ -88,7 +90,10 @@ interface Task {
 function checkUse(directory: string | undefined, options: Options, command: Command): void {
   const [one, other] =
     directory === undefined
-      ? ['--problem', (['cluster', 'lengths', 'batch'] as const).find((key) => options[key] !== undefined)]
+      ? [
+          '--problem',
+          (['cluster', 'lengths', 'column', 'batch'] as const).find((key) => options[key] !== undefined),
+        ]
       : ['a package', (['problem', 'id', 'anyDegree'] as const).find((key) => options[key] !== undefined)];
   if (other === undefined) return;
   const flag = other === 'anyDegree' ? 'any-degree' : other;
@@ -108,7 +113,12 @@ async function ofPackage(directory: string, options: Options, command: Command):
   const cluster = required(command, options.cluster, '--cluster <which>');
   const lengths = required(command, options.lengths, '--lengths <file>');
   const { readPackageProblem } = await import('./plan-package.js');
-  const problem = await readPackageProblem(directory, { cluster, lengths, batch: options.batch });
+  const problem = await readPackageProblem(directory, {
+    cluster,
+    lengths,
+    batch: options.batch,
+    column: options.column,
+  });
   const { name } = problem.cluster;
   return { ...problem, title: `${problem.name} on ${name}`, uncalibrated: name };
 }

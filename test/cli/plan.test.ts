@@ -188,7 +188,7 @@ describe('a package on a cluster', () => {
     [['--lengths', text], /required option '--cluster <which>' not specified/, 2],
     [['--cluster', 'h100x8', '--lengths', text, '--id', 'x'], /--id does not go with a package/, 2],
     [['--cluster', 'h200', '--lengths', text], /h200: cannot be read as a cluster.*\n {2}hint: .*h100x8/, 1],
-    [['--cluster', 'h100x8', '--lengths', cluster], /cluster\.json:1: no list "input_ids"/, 1],
+    [['--cluster', 'h100x8', '--lengths', cluster], /cluster\.json:1: no column tells lengths/, 1],
     [
       ['--cluster', 'h100x8', '--lengths', text, '--batch', '99'],
       /holds 25 sequences, --batch asks for 99/,
