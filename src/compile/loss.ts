@@ -143,8 +143,8 @@ function guess(
       kind: 'token-classification',
       note: `the loss is token-classification: ${classes} logits a token for a vocabulary of ${rows}${OTHER}`,
     };
-  const masks = topologicalOrder(graph).flatMap((n) => (n.op === 'attention' ? [n.attrs['mask']] : []));
-  if (masks.includes('full'))
+  const attentions = topologicalOrder(graph).filter((n) => n.op === 'attention');
+  if (attentions.some(({ attrs }) => attrs['mask'] === 'full' || attrs['ahead'] !== undefined))
     return { kind: 'masked-lm', note: `the loss is masked-lm: attention sees both ways${OTHER}` };
   return { kind: 'next-token', note: `the loss is next-token: attention sees no later token${OTHER}` };
 }

@@ -115,13 +115,14 @@ function checkTileModel({ inputs, outputs, temporaries }: TileModel): void {
 const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'];
 
 function checkKernel(kernel: KernelInfo): void {
-  const { heads, kvHeads, headSize, valueSize, mask, window, slopes } = kernel;
+  const { heads, kvHeads, headSize, valueSize, mask, window, ahead, slopes } = kernel;
   checkTileModel(kernel);
   if (kernel.mapped !== undefined) checkTileModel(kernel.mapped);
   need(headSize > 0 && valueSize > 0, 'head sizes must be positive');
   need(kvHeads > 0 && heads % kvHeads === 0, `${heads} query heads do not share ${kvHeads} K/V heads`);
   need((mask === 'window') === (window !== undefined), `a ${mask} mask and window ${window ?? 'absent'}`);
   need(window === undefined || window > 0, 'the window is empty');
+  need(ahead === undefined || mask === 'window', `a ${mask} mask that looks ahead`);
   need(slopes === undefined || slopes.length === heads, `${slopes?.length} slopes for ${heads} heads`);
 }
 

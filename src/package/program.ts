@@ -122,6 +122,8 @@ const kernel = z.strictObject({
   op: z.enum(['attention', 'attention_vjp']),
   mask: z.enum(['full', 'causal', 'window']),
   window: index.optional(),
+  /** Keys after the query that a window holds too; absent: none. */
+  ahead: index.optional(),
   heads: index,
   kvHeads: index,
   headSize: index,

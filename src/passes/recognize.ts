@@ -122,7 +122,8 @@ function summary(graph: Graph, misses: Misses): Pick<Recognized, 'notes' | 'coun
 function detail({ op, attrs, operands }: Node): string {
   if (op !== 'attention') return '';
   const [heads, kvHeads] = operands.map((v) => printDim(v.type.dims[1] ?? v.type.dims[0]!));
-  const window = attrs['window'] === undefined ? '' : ` of ${String(attrs['window'])}`;
+  const ahead = attrs['ahead'] === undefined ? '' : ` and ${String(attrs['ahead'])} ahead`;
+  const window = attrs['window'] === undefined ? '' : ` of ${String(attrs['window'])}${ahead}`;
   const cap = attrs['softcap'] === undefined ? '' : `, scores capped at ${String(attrs['softcap'])}`;
   const slopes = attrs['slopes'] === undefined ? '' : ', biased by distance';
   return ` (${String(attrs['mask'])}${window}, ${heads} heads, ${kvHeads} K/V heads${cap}${slopes})`;

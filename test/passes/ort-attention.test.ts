@@ -103,7 +103,7 @@ async function eachTile(
     const end = document + length;
     for (let start = document; start < end; start += TILE) {
       const stop = Math.min(start + TILE, end);
-      const last = attrs['mask'] === 'full' ? end : stop;
+      const last = attrs['mask'] === 'full' ? end : Math.min(end, stop + Number(attrs['ahead'] ?? 0));
       const first =
         attrs['mask'] === 'window' ? Math.max(document, start - Number(attrs['window']) + 1) : document;
       await visit([start, stop], [first, last]);
@@ -121,6 +121,7 @@ const MASKS: Attrs[] = [
   { mask: 'causal', scale: 0.5 },
   { mask: 'full', scale: 0.7 },
   { mask: 'window', window: 2, scale: 0.6 },
+  { mask: 'window', window: 2, ahead: 3, scale: 0.6 },
   { mask: 'causal', scale: 1.5, softcap: 0.8 },
   { mask: 'causal', scale: 0.5, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
   { mask: 'full', scale: 0.5, softcap: 3, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },

@@ -54,17 +54,21 @@ test('bytes of a value on each rank are those of the IR', () => {
 test('polynomials and attended pairs are those of the IR', () => {
   const lengths = fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1, maxLength: 5 });
   fc.assert(
-    fc.property(lengths, fc.constantFrom('A_causal', 'A_full', 'A_window_7'), (documents, symbol) => {
-      const pairs = pairsInIr(symbol, documents);
-      expect(attendedPairs(symbol, documents)).toBe(pairs);
-      const tokens = documents.reduce((sum, n) => sum + n, 0);
-      const text = `-3*S*S + 512*${symbol} + 7*S + 11`;
-      const symbols = new Map([
-        ['S', tokens],
-        [symbol, pairs],
-      ]);
-      expect(evaluate(text, documents)).toBe(evaluateSize(parseSize(text), symbols));
-    }),
+    fc.property(
+      lengths,
+      fc.constantFrom('A_causal', 'A_full', 'A_window_7', 'A_window_7_3'),
+      (documents, symbol) => {
+        const pairs = pairsInIr(symbol, documents);
+        expect(attendedPairs(symbol, documents)).toBe(pairs);
+        const tokens = documents.reduce((sum, n) => sum + n, 0);
+        const text = `-3*S*S + 512*${symbol} + 7*S + 11`;
+        const symbols = new Map([
+          ['S', tokens],
+          [symbol, pairs],
+        ]);
+        expect(evaluate(text, documents)).toBe(evaluateSize(parseSize(text), symbols));
+      },
+    ),
   );
 });
 

@@ -18,7 +18,7 @@ import {
 } from '../type.js';
 import { defineOp, tensor } from './define.js';
 
-/** What a query may see, inside its document: everything, what is not later, or at most `window` back. */
+/** What a query may see, inside its document: everything, what is not later, or what is near. */
 export type MaskKind = 'full' | 'causal' | 'window';
 
 /**
@@ -27,34 +27,51 @@ export type MaskKind = 'full' | 'causal' | 'window';
  */
 export const HIDDEN_SCORE = -9000;
 
-/** Whether query i sees key j of the same document. `window` w: i − w < j ≤ i. */
+/** How many later keys a query sees of those a window holds; 0: none. */
+export const aheadOf = (attrs: Attrs): number =>
+  attrs['ahead'] === undefined ? 0 : numberAttr(attrs, 'ahead');
+
+/** Whether query i sees key j of the same document. `window` w, `ahead` a: i − w < j ≤ i + a. */
 export const visible = (attrs: Attrs, i: number, j: number): boolean =>
-  attrs['mask'] === 'full' || (j <= i && (attrs['mask'] === 'causal' || j > i - numberAttr(attrs, 'window')));
+  attrs['mask'] === 'full' ||
+  (j <= i + aheadOf(attrs) && (attrs['mask'] === 'causal' || j > i - numberAttr(attrs, 'window')));
 
 /**
  * The symbol for the number of (query, key) pairs seen, summed over documents: Σ s² (full),
- * Σ s(s+1)/2 (causal), the same clipped by the window.
+ * Σ s(s+1)/2 (causal), the same clipped by the window, and what it holds ahead.
  */
-export const pairsSymbol = (attrs: Attrs): string =>
-  attrs['mask'] === 'window' ? `A_window_${numberAttr(attrs, 'window')}` : `A_${String(attrs['mask'])}`;
+export const pairsSymbol = (attrs: Attrs): string => {
+  if (attrs['mask'] !== 'window') return `A_${String(attrs['mask'])}`;
+  const ahead = aheadOf(attrs);
+  return `A_window_${numberAttr(attrs, 'window')}${ahead === 0 ? '' : `_${ahead}`}`;
+};
+
+/** The window of a symbol that `pairsSymbol` made of one. */
+export function windowOfSymbol(symbol: string): { window: number; ahead: number } | undefined {
+  const found = /^A_window_(\d+)(?:_(\d+))?$/.exec(symbol);
+  return found === null ? undefined : { window: Number(found[1]), ahead: Number(found[2] ?? 0) };
+}
+
+/** Pairs (i, j) with i − window < j ≤ i + ahead in a sequence of s. */
+export function pairsWithin({ window, ahead }: { window: number; ahead: number }, s: number): number {
+  const below = (w: number): number => (w * (w + 1)) / 2 + (s - w) * w;
+  return below(Math.min(window, s)) + below(Math.min(ahead + 1, s)) - s;
+}
 
 /** Value of `pairsSymbol` for the lengths of the documents. */
 export function attendedPairs(symbol: string, lengths: readonly number[]): number {
-  const window = /^A_window_(\d+)$/.exec(symbol);
-  return lengths.reduce((sum, s) => {
-    if (symbol === 'A_full') return sum + s * s;
-    const w = window === null ? s : Math.min(Number(window[1]), s);
-    return sum + (w * (w + 1)) / 2 + (s - w) * w;
-  }, 0);
+  const window = windowOfSymbol(symbol) ?? { window: Infinity, ahead: 0 };
+  return lengths.reduce((sum, s) => sum + (symbol === 'A_full' ? s * s : pairsWithin(window, s)), 0);
 }
 
 /**
- * `softcap` c: scores s become c · tanh(s / c) (arXiv 2408.00118). `slopes`, one a query head of all ranks: the
+ * `window` keys up to the query's own, and `ahead` after it (0 where absent). `softcap` c: scores s become c · tanh(s / c) (arXiv 2408.00118). `slopes`, one a query head of all ranks: the
  * score of query i and key j then loses slope · |i − j| (arXiv 2108.12409). Masks come last.
  */
 const MASKED = {
   mask: ['full', 'causal', 'window'],
   'window?': 'integer',
+  'ahead?': 'integer',
   scale: 'number',
   'softcap?': 'number',
   'slopes?': 'numbers',
@@ -78,6 +95,8 @@ function check({ types, attrs }: InferContext<Attrs>): { q: Type; k: Type; v: Ty
   pendingOf(types.slice(0, 4), 'none');
   if (attrs['mask'] === 'window' && !(Number(attrs['window']) >= 1))
     throw new TypeMismatch('the window of attention must be 1 or more');
+  if (attrs['ahead'] !== undefined && !(attrs['mask'] === 'window' && Number(attrs['ahead']) >= 1))
+    throw new TypeMismatch('attention looks ahead by 1 or more, and in a window only');
   if (attrs['softcap'] !== undefined && !(Number(attrs['softcap']) > 0))
     throw new TypeMismatch('the soft cap of attention must be positive');
   requireDType(documents, 'i32', 'the documents of attention');
@@ -308,6 +327,7 @@ export const attention = defineOp('attention', {
     { operands: operandSamples, attrs: { mask: 'causal', scale: 0.5 } },
     { operands: operandSamples, attrs: { mask: 'full', scale: 0.7 } },
     { operands: operandSamples, attrs: { mask: 'window', window: 2, scale: 0.7 } },
+    { operands: operandSamples, attrs: { mask: 'window', window: 2, ahead: 1, scale: 0.7 } },
     { operands: operandSamples, attrs: { mask: 'causal', scale: 1.5, softcap: 0.8 } },
     { operands: operandSamples, attrs: { mask: 'full', scale: 0.7, slopes: [0.5, 0.1, 2, 0.25] } },
   ],

@@ -127,6 +127,7 @@ function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) 
     op,
     mask,
     ...(mask === 'window' ? { window: numberAttr(node.attrs, 'window') } : {}),
+    ...(node.attrs['ahead'] === undefined ? {} : { ahead: numberAttr(node.attrs, 'ahead') }),
     heads: constant(q, 1),
     kvHeads: constant(k, 1),
     headSize: constant(q, 2),

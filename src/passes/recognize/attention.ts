@@ -106,6 +106,7 @@ function attentionFrom(
     const attrs = {
       mask: mask.kind,
       ...(mask.window === undefined ? {} : { window: mask.window }),
+      ...(mask.ahead === undefined ? {} : { ahead: mask.ahead }),
       scale,
       ...(softcap === undefined ? {} : { softcap }),
       ...(slopes.length === 0 ? {} : { slopes }),
@@ -129,7 +130,7 @@ function slopesOf(bias: Linear | undefined, mask: Mask): readonly number[] | Nea
   if (bias === undefined || isLevel(bias)) return [];
   const { key, away } = bias;
   // Of keys that are not later, c · j is c · i − c · |i − j|.
-  if (mask.kind === 'full' && key.some((slope) => slope !== 0))
+  if ((mask.kind === 'full' || mask.ahead !== undefined) && key.some((slope) => slope !== 0))
     return { nearMiss: 'its bias grows with the position of the key, but queries see later keys too' };
   return key.map((slope, h) => slope - away[h]!);
 }

@@ -5,10 +5,11 @@ import { eitherOrder, operandOf, operandsOf, uniformOf } from '../match.js';
 import { describe, isNearMiss, type NearMiss } from './rule.js';
 import { throughElementwise, throughMove, type Located } from './roles.js';
 
-/** What a query may see. `window`: so many tokens back, itself included. */
+/** What a query may see. `window`: so many tokens back, itself included, and `ahead` after it. */
 export interface Mask {
   readonly kind: MaskKind;
   readonly window?: number;
+  readonly ahead?: number;
 }
 
 export const FULL: Mask = { kind: 'full' };
@@ -18,9 +19,14 @@ export const hides = (value: Value): boolean => (uniformOf(value) ?? 0) <= HIDDE
 /** What both masks let through. */
 export function bothMasks(a: Mask, b: Mask): Mask {
   const windows = [a.window, b.window].filter((w) => w !== undefined);
-  if (windows.length > 0) return { kind: 'window', window: Math.min(...windows) };
+  const ahead = Math.min(...[a, b].filter(({ kind }) => kind !== 'full').map((m) => m.ahead ?? 0));
+  if (windows.length > 0)
+    return { kind: 'window', window: Math.min(...windows), ...(ahead === 0 ? {} : { ahead }) };
   return a.kind === 'causal' || b.kind === 'causal' ? { kind: 'causal' } : FULL;
 }
+
+export const sameMask = (a: Mask, b: Mask): boolean =>
+  a.kind === b.kind && a.window === b.window && a.ahead === b.ahead;
 
 /** The mask of an addend: 0 where a key is seen, −large where it is hidden. Undefined when it is none. */
 export function additiveMask(here: Located): Mask | NearMiss | undefined {
@@ -79,9 +85,9 @@ function inputMask({ value, roles }: Located, additive: boolean): Mask | NearMis
     };
   const kind = attrs['kind'];
   if (kind === 'window') {
-    const window = attrs['window'];
+    const { window, ahead } = attrs;
     invariant(typeof window === 'number', `the mask ${inputName(value)} has no window`);
-    return { kind, window };
+    return { kind, window, ...(typeof ahead === 'number' ? { ahead } : {}) };
   }
   invariant(kind === 'causal' || kind === 'full', `the mask ${inputName(value)} is of an unknown kind`);
   return { kind };

@@ -1,7 +1,7 @@
 import type { Node, Value } from '../../ir/graph.js';
 import { eitherOrder, operandsOf, uniformOf } from '../match.js';
 import { addLinear, linearOf, scaleLinear, type Linear } from './bias.js';
-import { additiveMask, booleanMask, bothMasks, FULL, hides, type Mask } from './mask.js';
+import { additiveMask, booleanMask, bothMasks, FULL, hides, sameMask, type Mask } from './mask.js';
 import { alignedRoles, FEATURE, throughElementwise, throughMove, type Located } from './roles.js';
 import { describe, isNearMiss, type NearMiss } from './rule.js';
 
@@ -57,7 +57,7 @@ function unzeroed({ here, mask }: Path): Located | undefined {
     const zeroes = aligned && booleanMask(aligned);
     if (zeroes === undefined || isNearMiss(zeroes)) continue;
     const both = bothMasks(mask, zeroes);
-    if (both.kind === mask.kind && both.window === mask.window) return throughElementwise(here, scores);
+    if (sameMask(both, mask)) return throughElementwise(here, scores);
   }
   return undefined;
 }

@@ -16,11 +16,13 @@
  * @returns {number}
  */
 export function attendedPairs(symbol, lengths) {
-  const window = /^A_window_(\d+)$/.exec(symbol);
+  const found = /^A_window_(\d+)(?:_(\d+))?$/.exec(symbol);
+  const window = found === null ? Infinity : Number(found[1]);
+  const ahead = Number(found?.[2] ?? 0);
   return lengths.reduce((sum, s) => {
     if (symbol === 'A_full') return sum + s * s;
-    const w = window === null ? s : Math.min(Number(window[1]), s);
-    return sum + (w * (w + 1)) / 2 + (s - w) * w;
+    const [w, a] = [Math.min(window, s), Math.min(ahead + 1, s)];
+    return sum + (w * (w + 1)) / 2 + (s - w) * w + (a * (a + 1)) / 2 + (s - a) * a - s;
   }, 0);
 }
 

@@ -22,7 +22,7 @@ const FEWEST_ROWS = 16;
  */
 const maskedRows = (length: number): number => Math.max(64, Math.min(128, Math.ceil(length / 16)));
 
-type Mask = Pick<KernelInfo, 'mask' | 'window'>;
+type Mask = Pick<KernelInfo, 'mask' | 'window' | 'ahead'>;
 
 /** Query rows of one call within a document of `length` tokens, as even as possible. */
 export function queryRows(mask: Mask, heads: number, length: number): number {
@@ -33,13 +33,13 @@ export function queryRows(mask: Mask, heads: number, length: number): number {
 
 /** No call has more query rows than this, in documents of `from` to `to` tokens. */
 export function mostQueryRows(
-  { mask, window }: Mask,
+  { mask, window, ahead = 0 }: Mask,
   heads: number,
   { from, to }: { readonly from: number; readonly to: number },
 ): number {
   const most = (length: number): number => (mask === 'full' ? length : Math.min(length, maskedRows(length)));
   // Fewest in the shortest document, and more keys never leave room for more rows.
-  const keys = window === undefined ? from : Math.min(from, most(from) + window - 1);
+  const keys = window === undefined ? from : Math.min(from, most(from) + window - 1 + ahead);
   const fitting = Math.floor(SCORE_BYTES / (4 * Math.max(1, heads) * keys));
   return Math.min(most(to), Math.max(fitting, FEWEST_ROWS));
 }
@@ -52,7 +52,7 @@ export function attentionTiles(kernel: Mask, heads: number, lengths: readonly nu
     const most = queryRows(kernel, heads, length);
     for (let first = 0; first < length; first += most) {
       const rows = Math.min(most, length - first);
-      const end = kernel.mask === 'full' ? length : first + rows;
+      const end = kernel.mask === 'full' ? length : Math.min(length, first + rows + (kernel.ahead ?? 0));
       const from = kernel.window === undefined ? 0 : Math.max(0, first - kernel.window + 1);
       tiles.push({ row: start + first, rows, key: start + from, keys: end - from });
     }

@@ -1,4 +1,5 @@
 import { invariant } from '../../errors.js';
+import { pairsWithin } from '../../ir/ops/attention.js';
 import { worldOf, type Cluster } from './cluster.js';
 import type { CostModel, DegreeCost } from './cost.js';
 
@@ -6,7 +7,8 @@ import type { CostModel, DegreeCost } from './cost.js';
 export type Attention =
   | 'causal'
   | 'full'
-  | { readonly window: number }
+  /** As many tokens back, the query's own included, and `ahead` (0 where absent) after it. */
+  | { readonly window: number; readonly ahead?: number }
   | { readonly mixed: readonly { readonly attention: Attention; readonly share: number }[] };
 
 /** What a compiled program does with a micro-batch, forward and backward: read off its package, not measured. */
@@ -121,8 +123,8 @@ export function pairsOf(attention: Attention): (length: number) => number {
     const parts = attention.mixed.map((part) => ({ share: part.share, pairs: pairsOf(part.attention) }));
     return (s) => parts.reduce((sum, { share, pairs }) => sum + share * pairs(s), 0);
   }
-  const { window } = attention;
-  return (s) => (s <= window ? (s * (s + 1)) / 2 : (window * (window + 1)) / 2 + (s - window) * window);
+  const { window, ahead = 0 } = attention;
+  return (s) => pairsWithin({ window, ahead }, s);
 }
 
 /**

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { UserError, invariant } from '../../errors.js';
+import { windowOfSymbol } from '../../ir/ops/attention.js';
 import { BYTES_PER_ELEMENT, followingRange, type RankBinding } from '../../ir/placement.js';
 import { constantOf, evaluateSize, parseSize } from '../../ir/size.js';
 import { parseType } from '../../ir/type.js';
@@ -73,8 +74,7 @@ function flopsOf(
 function attentionOf(symbol: string): Attention | undefined {
   if (symbol === 'A_causal') return 'causal';
   if (symbol === 'A_full') return 'full';
-  const window = /^A_window_(\d+)$/.exec(symbol)?.[1];
-  return window === undefined ? undefined : { window: Number(window) };
+  return windowOfSymbol(symbol);
 }
 
 /** All-to-alls, and the bytes a token of what they exchange: a head dim that follows others is one of K/V heads. */

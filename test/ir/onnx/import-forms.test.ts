@@ -34,6 +34,22 @@ describe('masks', () => {
     expect(fitsForm({ kind: 'mask', mask: 'causal', additive: false }, window(17), 17)).toBe(false);
   });
 
+  test('a window may hold later keys too, and looks like one of no mask at few tokens', () => {
+    const near = (n: number) => mask(n, (i, j) => j <= i + 3 && j > i - 5);
+    const form = deriveForm(maskFacts, near(12), 12)!;
+    expect(form).toEqual({ kind: 'mask', mask: 'window', window: 5, ahead: 3, additive: false });
+    for (const n of [1, 3, 4, 5, 6, 40]) expect(fitsForm(form, near(n), n)).toBe(true);
+    expect(fitsForm({ ...form, ahead: 2 } as typeof form, near(12), 12)).toBe(false);
+    // All that is before, and three tokens ahead: no form.
+    expect(
+      deriveForm(
+        maskFacts,
+        mask(12, (i, j) => j <= i + 3),
+        12,
+      ),
+    ).toBeUndefined();
+  });
+
   test('additive masks of −∞, of the lowest float, of what else exporters take for it', () => {
     for (const low of [-Infinity, -3.4028234663852886e38, -1e9, -65504, -10000, -9984])
       expect(

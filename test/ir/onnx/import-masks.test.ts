@@ -180,6 +180,22 @@ describe('masks', () => {
     expect(imported.provenLength).toBeUndefined();
   });
 
+  test.each([16, 1000])(
+    'a window of %i both ways, by the distance of tokens, for every length',
+    async (c) => {
+      const imported = await importCase({
+        nodes: withMask(
+          ['Sub', 'row column', 'difference'],
+          ['Abs', 'difference', 'distance'],
+          ['LessOrEqual', 'distance c', 'mask'],
+        ),
+        c,
+      });
+      expect(masksOf(imported)).toEqual([`mask:window:${c + 1}:${c}:additive#0`]);
+      expect(imported.provenLength).toBeUndefined();
+    },
+  );
+
   test('a form found by arithmetic with no proof holds up to the lengths tried', async () => {
     const imported = await importCase({
       nodes: withMask(

@@ -116,6 +116,7 @@ const causal: [string, number, readonly Shape[]][] = [
 describe.each([
   ['causal', '"causal"', causal],
   ['a window', '"window", window = 3', causal.slice(3, 4)],
+  ['a window both ways', '"window", window = 3, ahead = 2', causal.slice(3, 4)],
   ['no mask', '"full"', causal.slice(3, 4)],
 ])('gradients on ONNX Runtime, %s', (_, mask, cases) => {
   const unplaced = tinyGraph(mask);

@@ -12,6 +12,9 @@ const masks = fc.oneof(
   fc.constant({ mask: 'full' as const }),
   fc.constant({ mask: 'causal' as const }),
   fc.integer({ min: 1, max: 300 }).map((window) => ({ mask: 'window' as const, window })),
+  fc
+    .tuple(fc.integer({ min: 1, max: 300 }), fc.integer({ min: 1, max: 300 }))
+    .map(([window, ahead]) => ({ mask: 'window' as const, window, ahead })),
 );
 
 describe('attention tiles', () => {

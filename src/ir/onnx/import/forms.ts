@@ -15,7 +15,7 @@ export type Form =
   /** Element t of the one dim that is S is t + offset, whatever the other dims, `inner` elements of them after it. */
   | { readonly kind: 'iota'; readonly offset: number; readonly inner: number }
   /**
-   * Over two dims of S, queries then keys: key j is seen by query i when j ≤ i (causal), or i − window < j ≤ i.
+   * Over two dims of S, queries then keys: key j is seen by query i when j ≤ i (causal), or i − window < j ≤ i + ahead.
    * Seen is true (false where inverted), or 0 where additive; unseen is the other, or ≤ −9000.
    */
   | MaskForm
@@ -28,7 +28,9 @@ export type MaskForm = {
   readonly inverted?: true;
   /** A boolean mask as numbers 0 and 1. */
   readonly cast?: true;
-} & ({ readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number });
+} & (
+  { readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number; readonly ahead?: number }
+);
 
 /** Which forms a value can have by its type alone. */
 interface Layout {
@@ -84,7 +86,14 @@ export function deriveForm(
       ...(inverted ? { inverted } : {}),
       ...(cast ? { cast } : {}),
     } as const;
-    candidates.push(seen === n ? { ...common, mask: 'causal' } : { ...common, mask: 'window', window: seen });
+    // What the first query sees beyond its own token is what all see ahead.
+    let reach = 1;
+    if (rows === undefined || rows[0] === 0)
+      while (reach < n && isSeen(Number(data[reach]), additive) === !inverted) reach++;
+    const ahead = reach > 1 && reach < n ? { ahead: reach - 1 } : {};
+    candidates.push(
+      seen === n ? { ...common, mask: 'causal' } : { ...common, mask: 'window', window: seen, ...ahead },
+    );
   }
   const distance =
     layout.additive && layout.inner === 1 ? deriveDistance(layout.lengths, value, n, rows) : undefined;
@@ -111,7 +120,7 @@ export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: re
     return elements.every((element: number, i: number) => element === (Math.floor(i / inner) % n) + offset);
   }
   if (form.kind === 'distance') return fitsDistance(form, elements, n, rows);
-  const window = form.mask === 'window' ? form.window : n;
+  const [window, ahead] = form.mask === 'window' ? [form.window, form.ahead ?? 0] : [n, 0];
   const inverted = form.inverted === true;
   if (form.cast === true && !elements.every((element: number) => element === 0 || element === 1))
     return false;
@@ -119,11 +128,11 @@ export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: re
   if (elements.length !== count * n || window < 1) return false;
   for (let r = 0; r < count; r++) {
     const i = rows === undefined ? r : rows[r]!;
-    const [first, at] = [Math.max(0, i - window + 1), r * n];
+    const [first, end, at] = [Math.max(0, i - window + 1), Math.min(n, i + ahead + 1), r * n];
     const fits =
       allBlocked(elements, at, at + first, form.additive, inverted) &&
-      allSeen(elements, at + first, at + i + 1, form.additive, inverted) &&
-      allBlocked(elements, at + i + 1, at + n, form.additive, inverted);
+      allSeen(elements, at + first, at + end, form.additive, inverted) &&
+      allBlocked(elements, at + end, at + n, form.additive, inverted);
     if (!fits) return false;
   }
   return true;
@@ -161,7 +170,10 @@ export function formText(form: Form): string {
     case 'iota':
       return form.offset === 0 ? 'positions' : `positions + ${form.offset}`;
     case 'mask':
-      return form.mask === 'causal' ? 'a causal mask' : `a causal mask of window ${form.window}`;
+      if (form.mask === 'causal') return 'a causal mask';
+      return form.ahead === undefined
+        ? `a causal mask of window ${form.window}`
+        : `a mask of ${form.window - 1} tokens back and ${form.ahead} ahead`;
     case 'distance':
       return form.of === 'end' ? 'the distance to the last token' : 'the distance of query and key';
   }

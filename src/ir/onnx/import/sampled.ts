@@ -12,7 +12,7 @@ import { isTokens, sameDims, type Dims } from './shapes.js';
 
 /** Ops that work row by row once their operands hold rows; Gather reads its table in full. */
 const ROWWISE = new Set(
-  'Add Sub Mul Max Min Equal Less LessOrEqual Greater GreaterOrEqual And Or Not Xor Where Cast Identity Expand Unsqueeze Squeeze Reshape Concat'.split(
+  'Add Sub Mul Abs Max Min Equal Less LessOrEqual Greater GreaterOrEqual And Or Not Xor Where Cast Identity Expand Unsqueeze Squeeze Reshape Concat'.split(
     ' ',
   ),
 );

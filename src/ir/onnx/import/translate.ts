@@ -261,7 +261,10 @@ function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
  * Its attributes say what it is; `recognize` consumes it, it is never fed.
  */
 function maskInput(state: Translation, form: MaskForm, dims: Dims): Value {
-  const window = form.mask === 'window' ? `:${form.window}` : '';
+  const window =
+    form.mask === 'window'
+      ? [form.window, ...(form.ahead === undefined ? [] : [form.ahead])].map((n) => `:${n}`).join('')
+      : '';
   const stem = `mask:${form.mask}${window}:${form.additive ? 'additive' : 'bool'}`;
   const key = `${stem} ${printDims(dims)}`;
   const known = state.masks.get(key);
@@ -271,6 +274,7 @@ function maskInput(state: Translation, form: MaskForm, dims: Dims): Value {
     form: 'mask',
     kind: form.mask,
     ...(form.mask === 'window' ? { window: form.window } : {}),
+    ...(form.mask === 'window' && form.ahead !== undefined ? { ahead: form.ahead } : {}),
     additive: form.additive,
   });
   state.masks.set(key, value);

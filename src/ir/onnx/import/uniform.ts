@@ -223,6 +223,9 @@ function combined(node: OnnxNode, kinds: readonly Kind[], state: State): Kind | 
       state.count(magnitude);
       return differences > 0 ? { kind: 'difference' } : index;
     }
+    case 'Abs':
+      // |i − j| ≤ c compares i − j with c and with −c.
+      return all('constant') ? constant(magnitude) : all('constant', 'flag') ? flag : differenceOnly(kinds);
     case 'Mul':
       return productKind(node, kinds, state);
     case 'Max':
@@ -254,6 +257,9 @@ function combined(node: OnnxNode, kinds: readonly Kind[], state: State): Kind | 
       return flag;
   }
 }
+
+const differenceOnly = (kinds: readonly Kind[]): Kind | undefined =>
+  kinds.every(({ kind }) => kind === 'difference') ? { kind: 'difference' } : undefined;
 
 function productKind(node: OnnxNode, kinds: readonly Kind[], state: State): Kind | undefined {
   if (kinds.every((kind) => kind.kind === 'constant'))

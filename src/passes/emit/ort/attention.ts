@@ -5,6 +5,7 @@
  */
 import { invariant } from '../../../errors.js';
 import { numberAttr, type Attrs, type Node } from '../../../ir/graph.js';
+import { aheadOf } from '../../../ir/ops/attention.js';
 import { constantOf, mulSizes, symbolSize } from '../../../ir/size.js';
 import { dim, tensorType, type Dim, type Type } from '../../../ir/type.js';
 import { modelBuilder, type ModelBuilder, type OrtValue } from './builder.js';
@@ -197,7 +198,9 @@ function maskOf({ build, form }: Tile, distance: OrtValue): OrtValue | undefined
   const { mask } = form.attrs;
   if (mask === 'full') return undefined;
   const type = f32(QUERIES, KEYS);
-  const limits = [distance, build.float(0)];
+  const ahead = aheadOf(form.attrs);
+  const before = ahead === 0 ? distance : build.op('Add', [distance, build.float(ahead)], type);
+  const limits = [before, build.float(0)];
   if (mask === 'window') {
     const furthest = build.float(numberAttr(form.attrs, 'window') - 1);
     limits.push(build.op('Sub', [furthest, distance], type));
