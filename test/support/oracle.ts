@@ -38,7 +38,7 @@ interface Mapping {
 
 interface OracleJson {
   /** Other than `causal`: a label belongs to its own token. */
-  readonly kind: 'causal' | 'mlm' | 'token-classification' | 'document-classification';
+  readonly kind: 'causal' | 'mlm' | 'token-classification' | 'document-classification' | 'regression';
   readonly cases: Readonly<
     Record<
       string,
@@ -80,6 +80,8 @@ export interface Oracle {
   readonly mapping: Mapping;
   /** The case as documents: rows, or the packed documents alone; padding is left out. */
   readonly documents: (name: string) => OracleDocument[];
+  /** Ids of the documents of a case, whatever they are trained on. */
+  readonly rows: (name: string) => number[][];
   /** Gradients by initialiser summed into gradients by torch parameter, in torch's layout. */
   readonly toTorch: (
     byInitializer: ReadonlyMap<string, ArrayLike<number>>,
@@ -96,6 +98,17 @@ export function loadOracle(folder: string): Oracle {
   const tensors = SafetensorsReader.open(path.join(folder, 'oracle.safetensors'));
   const optional = (name: string): number[] | undefined =>
     tensors.tensors.has(name) ? floats(tensors, name) : undefined;
+  const rowsOf = (name: string): number[][] => {
+    const ids = floats(tensors, `${name}.input_ids`);
+    const [rows, columns] = tensors.info(`${name}.input_ids`).shape as [number, number];
+    const segments = optional(`${name}.segment_ids`) ?? Array.from(ids, () => 0);
+    const found: number[][] = [];
+    for (let at = 0; at < rows * columns; at++) {
+      if (at % columns === 0 || segments[at] !== segments[at - 1]) found.push([]);
+      found.at(-1)!.push(ids[at]!);
+    }
+    return found;
+  };
   const documents = (name: string): OracleDocument[] => {
     const [rows, columns] = tensors.info(`${name}.input_ids`).shape as [number, number];
     const [ids, labels] = [floats(tensors, `${name}.input_ids`), floats(tensors, `${name}.labels`)];
@@ -133,7 +146,7 @@ export function loadOracle(folder: string): Oracle {
     }
     return found;
   };
-  return { json, tensors, mapping, documents, toTorch };
+  return { json, tensors, mapping, documents, rows: rowsOf, toTorch };
 }
 
 const transpose = (data: ArrayLike<number>, rows: number, columns: number): Float64Array =>

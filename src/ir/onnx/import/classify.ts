@@ -67,7 +67,7 @@ export function classify(model: OnnxModel, output: string): Classified {
       dtype,
       dims,
       ...(input.role === 'prefill' ? { ints: [zero] } : {}),
-      data: input.role === 'tokens' || input.role === 'types',
+      data: ['tokens', 'types', 'labels'].includes(input.role),
       fixed: false,
       weights: false,
       input,

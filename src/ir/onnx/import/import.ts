@@ -2,14 +2,15 @@
 import { UserError } from '../../../errors.js';
 import type { Graph } from '../../graph.js';
 import type { Pool } from '../../pooled.js';
+import { constantOf } from '../../size.js';
 import { isFloat } from '../dtype.js';
 import type { OnnxModel } from '../model.js';
 import { classify } from './classify.js';
 import { decideTrainable, parameterInfos, type ParameterInfo, type TrainableOptions } from './parameters.js';
 import { planImport } from './plan.js';
 import { poolOf } from './pool.js';
-import type { OwnLoss } from './own-loss.js';
-import { printDims, rowsOf } from './shapes.js';
+import { logitsBehind, lossOutput, ownLossOf, type OwnLoss } from './own-loss.js';
+import { printDims, rowsOf, tokens } from './shapes.js';
 import { isInlined, translate } from './translate.js';
 
 export type { ParameterInfo, TrainableOptions } from './parameters.js';
@@ -45,7 +46,8 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const output = logitsOf(model, notes);
   const classified = classify(model, output);
   const { dims, dtype } = classified.facts.get(output)!;
-  if (rowsOf(dims) === undefined || !isFloat(dtype))
+  const width = constantOf(rowsOf(dims)?.[1] ?? tokens);
+  if (width === undefined || !isFloat(dtype))
     throw new UserError(
       `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
       'export a head that scores every token, or the first, the last or the mean of a sequence',
@@ -53,6 +55,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const plan = await planImport(classified, output);
   const pooled = await poolOf(classified, plan, output);
   if (pooled?.note !== undefined) notes.push(pooled.note);
+  const ownLoss = await ownLossOf(model, { name: output, dtype, width, pooled: pooled !== undefined });
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
   );
@@ -73,19 +76,28 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
     notes: [...notes, ...plan.notes],
     provenLength: plan.provenLength,
     ...(pooled === undefined ? {} : { pool: pooled.pool }),
+    ...(ownLoss === undefined ? {} : { ownLoss }),
     ...(maxPositions === undefined ? {} : { maxPositions }),
   };
 }
 
 function logitsOf(model: OnnxModel, notes: string[]): string {
   const names = model.outputs.map((output) => output.name);
-  const chosen = names.includes('logits') ? 'logits' : names.length === 1 ? names[0]! : undefined;
+  const loss = lossOutput(model)?.name;
+  const alone = names.length === 1 ? names[0]! : undefined;
+  const chosen = names.includes('logits')
+    ? 'logits'
+    : alone !== undefined && alone === loss
+      ? logitsBehind(model, loss)
+      : alone;
   if (chosen === undefined)
     throw new UserError(
-      `${model.path}: has outputs ${names.slice(0, 5).join(', ')}, none of them is 'logits'`,
+      alone === undefined
+        ? `${model.path}: has outputs ${names.slice(0, 5).join(', ')}, none of them is 'logits'`
+        : `${model.path}: its only output '${alone}' is a loss, and the logits behind it are not found`,
       'export a language-modelling head (AutoModelForCausalLM) with its output called logits',
     );
-  const others = names.filter((name) => name !== chosen);
+  const others = names.filter((name) => name !== chosen && name !== loss);
   if (others.length > 0)
     notes.push(`outputs ${others.slice(0, 3).join(', ')}${others.length > 3 ? ', …' : ''} are left out`);
   return chosen;

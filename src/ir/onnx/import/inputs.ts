@@ -7,9 +7,10 @@ import { one, tokens, zero, type Dims } from './shapes.js';
 /**
  * `tokens`: token ids. `positions`: position within the document. `ones`: a padding mask, all true, because
  * training packs documents and never pads. `types`: the segment of each token, from the data.
+ * `labels`: what a loss of the model's own compares logits with; its shape only may matter to the logits.
  * `past`: a KV cache, empty. `prefill`: whether a cache is read, which it is not.
  */
-export type InputRole = 'tokens' | 'positions' | 'ones' | 'types' | 'past' | 'prefill';
+export type InputRole = 'tokens' | 'positions' | 'ones' | 'types' | 'labels' | 'past' | 'prefill';
 
 export interface BoundInput {
   readonly name: string;
@@ -24,6 +25,15 @@ const ROLES: ReadonlyMap<string, InputRole> = new Map<string, InputRole>([
   ['attention_mask', 'ones'],
   ['token_type_ids', 'types'],
 ]);
+
+const LABELS: ReadonlySet<string> = new Set(['labels', 'label', 'targets', 'target']);
+
+/** Whether an input has the name of labels. */
+export const isLabels = ({ name }: OnnxValueInfo): boolean => LABELS.has(name);
+
+/** What an input is by its name; undefined: not one of those that models take. */
+export const roleOf = (input: OnnxValueInfo): InputRole | undefined =>
+  isLabels(input) ? 'labels' : ROLES.get(input.name);
 
 const DYNAMIC_FLAG =
   'export with dynamic axes: dynamic_shapes={"input_ids": {0: "batch", 1: "sequence"}, …}, the same for every input';
@@ -46,6 +56,7 @@ function bindInput(model: OnnxModel, input: OnnxValueInfo): BoundInput {
   if (input.name === 'use_cache_branch' && input.elemType === 'bool')
     return { name: input.name, role: 'prefill', dtype: 'bool', dims: [one] };
   if (/past|cache/i.test(input.name)) return emptyCache(input, fail);
+  if (isLabels(input)) return labelsInput(input);
   const role =
     ROLES.get(input.name) ??
     fail(
@@ -70,6 +81,14 @@ function bindInput(model: OnnxModel, input: OnnxValueInfo): BoundInput {
   if (typeof batch === 'number' && batch !== 1) fail(`has a batch frozen at ${batch}`, DYNAMIC_FLAG);
   if (typeof sequence === 'number') fail(`has a sequence frozen at ${sequence} tokens`, DYNAMIC_FLAG);
   return { name: input.name, role, dtype, dims: [one, tokens] };
+}
+
+/** A batch of one: every other open dim is the sequence. */
+function labelsInput({ name, elemType, dims = [] }: OnnxValueInfo): BoundInput {
+  const sizes = dims.map((size, i) =>
+    typeof size === 'number' ? constantSize(size) : i === 0 ? one : tokens,
+  );
+  return { name, role: 'labels', dtype: elemType ?? 'i64', dims: sizes };
 }
 
 /** A cache of no tokens: its batch is 1, its other open dim, the length, is 0. */

@@ -121,6 +121,11 @@ async function leafOf(
   if (role === 'tokens') return { leaf: { kind: role } };
   if (role === 'types')
     return { leaf: { kind: role }, note: `${name} is read from the data, 0 where a document has none` };
+  if (role === 'labels')
+    throw new UserError(
+      `${reader === undefined ? 'the output' : nodeText(reader)}: the logits are computed from the labels '${name}'`,
+      'export the model without labels, or give it decoder inputs of their own',
+    );
   if (role === 'past') return { leaf: { kind: 'literal', data: [] } };
   if (facts.ints !== undefined) {
     const data = facts.ints.map(constantOf);
