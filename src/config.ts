@@ -3,6 +3,7 @@ import path from 'node:path';
 import { createJiti } from 'jiti';
 import { z } from 'zod';
 import { UserError } from './errors.js';
+import { POLICIES } from './passes/checkpoint/policies.js';
 
 const patterns = z.array(z.string().max(4096)).max(10_000);
 
@@ -94,6 +95,11 @@ export const configSchema = z.strictObject({
   passes: z.record(z.string(), z.record(z.string(), z.unknown())).default({}),
   /** Globs over ONNX or torch parameter names that overrule which parameters are trained. */
   trainable: z.strictObject({ include: patterns.default([]), exclude: patterns.default([]) }).prefault({}),
+  /**
+   * Checkpointing policies that the package offers, a train program each: every group takes the one that runs least
+   * again of those whose memory suffices. Default: the one of `passes.checkpoint`.
+   */
+  checkpoint: z.array(z.enum(POLICIES)).min(1).max(POLICIES.length).optional(),
   optimizer: optimizer.prefault({}),
   train: train.prefault({}),
 });

@@ -14,12 +14,19 @@ import type { LossEntry, Manifest, ParameterEntry, WeightLocation } from '../pac
 import type { Program } from '../package/program.js';
 import { startIndexGenerator } from '../package/index-generator.js';
 import type { Trace } from '../package/trace.js';
-import { writePackage } from '../package/write.js';
+import { writePackage, type PackageContents } from '../package/write.js';
 import { gradientName } from '../passes/autodiff.js';
 import { emitProgram, type SegmentFiles } from '../passes/emit/program.js';
 import { runPasses, type PassRecord } from '../passes/manager.js';
 import type { Invariant } from '../passes/pass.js';
-import { FRONT, PIPELINES, stepsOf, type ProgramName } from '../passes/pipeline.js';
+import {
+  FRONT,
+  PIPELINES,
+  splitTrain,
+  stepsOf,
+  trainPrograms,
+  type ProgramName,
+} from '../passes/pipeline.js';
 import { buildUpdate } from '../passes/zero.js';
 import { reportPage } from '../report/report.js';
 import { VERSION } from '../version.js';
@@ -40,7 +47,7 @@ export interface CompileOptions {
 
 export interface CompileResult {
   readonly manifest: Manifest;
-  readonly cost: Readonly<Record<ProgramName, ProgramCost>>;
+  readonly cost: Readonly<Record<string, ProgramCost>>;
   readonly programs: ReadonlyMap<ProgramName, Program>;
   readonly graphs: ReadonlyMap<ProgramName, Graph>;
   readonly passes: readonly PassRecord[];
@@ -62,35 +69,37 @@ export async function compileModel(
   try {
     const lowered = await lowerModel(modelPath, options);
     options.onStage?.('write');
-    const { manifest, cost, programs } = lowered;
-    const texts = [...programs].map(([name, program]) => {
-      return [name, { program, text: printGraph(lowered.graphs.get(name)!) }] as const;
-    });
-    await writePackage(
-      out,
-      {
-        manifest,
-        programs: new Map(texts),
-        segments: lowered.files,
-        sourceModel: modelPath,
-        cost,
-        report: reportOf(lowered),
-        trace: lowered.trace,
-        index: generator.generate({ manifest, programs }),
-      },
-      { replace: options.replace },
-    );
+    const index = generator.generate({ manifest: lowered.manifest, programs: lowered.programs });
+    const contents = { ...contentsOf(modelPath, lowered), index };
+    await writePackage(out, contents, { replace: options.replace });
     return lowered;
   } finally {
     await generator.close();
   }
 }
 
+/** What is written of a compiled model. */
+export function contentsOf(modelPath: string, lowered: Lowered): PackageContents {
+  const { manifest, cost, programs, graphs, files, trace } = lowered;
+  const texts = [...programs].map(([name, program]) => {
+    return [name, { program, text: printGraph(graphs.get(name)!) }] as const;
+  });
+  return {
+    manifest,
+    programs: new Map(texts),
+    segments: files,
+    sourceModel: modelPath,
+    cost,
+    report: reportOf(lowered),
+    trace,
+  };
+}
+
 function reportOf({ manifest, programs, graphs, cost }: Lowered): string {
   return reportPage({
     manifest,
     programs: new Map([...programs].map(([name, program]) => [name, { program, graph: graphs.get(name)! }])),
-    flops: new Map([...programs.keys()].map((name) => [name, cost[name].flops])),
+    flops: new Map([...programs.keys()].map((name) => [name, cost[name]!.flops])),
   });
 }
 
@@ -106,12 +115,7 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   const recorder = traceRecorder();
   let { passes } = options.config;
   recorder.record('front', 'import', undefined, imported.graph);
-  const runner = (
-    pipeline: string,
-    graph: Graph,
-    entries: Parameters<typeof stepsOf>[0],
-    given: readonly Invariant[],
-  ): { graph: Graph; holds: Invariant[] } => {
+  const runner: Runner = (pipeline, graph, entries, given) => {
     const result = runPasses(graph, stepsOf(entries, passes), {
       given,
       observe: (pass, before, after) => recorder.record(pipeline, pass, before, after),
@@ -128,24 +132,22 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   if (note !== undefined) notes.push(note);
   passes = { ...passes, loss: { ...passes['loss'], ...termsOf(loss.loss) } };
   options.onStage?.('transform');
-  const train = runner('train', front.graph, PIPELINES.train, front.holds).graph;
+  const variants = trainPrograms(options.config.checkpoint ?? []);
+  const train = trainGraphs(variants, runner, front);
   const evaluation = runner('eval', front.graph, PIPELINES.eval, front.holds).graph;
   const trained = imported.parameters.filter((p) =>
-    train.outputs.some((o) => o.name === gradientName(p.name)),
+    train.get('train')!.outputs.some((o) => o.name === gradientName(p.name)),
   );
   const update = runner('update', updateGraph(trained, options.config), PIPELINES.update, ['placed']).graph;
   options.onStage?.('emit');
   const graphs = new Map<ProgramName, Graph>([
-    ['train', { ...train, name: 'train' }],
+    ...train,
     ['eval', { ...evaluation, name: 'eval' }],
     ['update', update],
   ]);
   const files: SegmentFiles = new Map();
   const programs = new Map([...graphs].map(([name, graph]) => [name, emitProgram(graph, files, ['logits'])]));
-  const cost = Object.fromEntries([...graphs].map(([name, graph]) => [name, costOf(graph)])) as Record<
-    ProgramName,
-    ProgramCost
-  >;
+  const cost = Object.fromEntries([...graphs].map(([name, graph]) => [name, costOf(graph)]));
   const manifest = manifestOf({
     modelPath,
     model,
@@ -157,8 +159,34 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     recognized,
     ...loss,
     config: options.config,
+    programs: [...programs.keys()],
+    variants,
   });
   return { manifest, cost, programs, graphs, passes: records, files, trace: recorder.trace() };
+}
+
+type Runner = (
+  pipeline: string,
+  graph: Graph,
+  entries: Parameters<typeof stepsOf>[0],
+  given: readonly Invariant[],
+) => { readonly graph: Graph; readonly holds: readonly Invariant[] };
+
+/** One train program for each checkpointing policy; without any, one with the policy of the pass's options. */
+function trainGraphs(
+  variants: ReturnType<typeof trainPrograms>,
+  run: Runner,
+  front: ReturnType<Runner>,
+): ReadonlyMap<ProgramName, Graph> {
+  const [shared] = splitTrain(undefined);
+  const { graph, holds } = run('train', front.graph, shared, front.holds);
+  const named = variants.length === 0 ? [{ program: 'train' as const, policy: undefined }] : variants;
+  return new Map(
+    named.map(({ program, policy }): [ProgramName, Graph] => {
+      const done = run(program, graph, splitTrain(policy)[1], holds);
+      return [program, { ...done.graph, name: program }];
+    }),
+  );
 }
 
 function updateGraph(trained: readonly ParameterInfo[], config: Config): Graph {
@@ -217,6 +245,8 @@ interface ManifestSources {
   readonly vocabulary: number;
   readonly loss: LossEntry;
   readonly config: Config;
+  readonly programs: readonly ProgramName[];
+  readonly variants: ReturnType<typeof trainPrograms>;
 }
 
 function manifestOf(from: ManifestSources): Manifest {
@@ -258,7 +288,8 @@ function manifestOf(from: ManifestSources): Manifest {
     optimizer: { beta1, beta2, eps, weightDecay, clipNorm, zeroStage },
     recognized: Object.fromEntries(from.recognized),
     notes: [...from.notes],
-    programs: ['train', 'eval', 'update'],
+    programs: [...from.programs],
+    ...(from.variants.length > 1 ? { checkpoint: [...from.variants] } : {}),
     files: [],
   };
 }

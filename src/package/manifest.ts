@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { POLICIES } from '../passes/checkpoint/policies.js';
 import { POOL_KINDS } from '../ir/pooled.js';
 
 const text = z.string().max(65_536);
@@ -86,7 +87,14 @@ export const manifestSchema = z.strictObject({
   /** What was recognised, by kind, and remarks for the user. */
   recognized: z.record(z.string(), count),
   notes: z.array(text),
-  programs: z.array(z.enum(['train', 'eval', 'update'])),
+  /** `train`, `eval`, `update`, and a `train_…` for each further checkpointing policy. */
+  programs: z.array(z.string().regex(/^(train(_[a-z]{1,20})?|eval|update)$/)).max(16),
+  /** Train programs from what runs least again to what keeps least, where there are several. */
+  checkpoint: z
+    .array(z.strictObject({ policy: z.enum(POLICIES), program: text }))
+    .min(2)
+    .max(POLICIES.length)
+    .optional(),
   files: z.array(z.strictObject({ path: text, bytes: count, sha256 })),
 });
 
@@ -94,4 +102,7 @@ export type Manifest = z.infer<typeof manifestSchema>;
 export type LossEntry = Manifest['loss'];
 export type MaskEntry = NonNullable<LossEntry['mlm']>;
 export type ParameterEntry = Manifest['parameters'][number];
+/** Names of a package's train programs, from what runs least again to what keeps least. */
+export const trainProgramsOf = ({ checkpoint }: Manifest): readonly string[] =>
+  checkpoint?.map(({ program }) => program) ?? ['train'];
 export type WeightLocation = ParameterEntry['weight'];

@@ -70,6 +70,7 @@ export async function openPackage(directory: string | URL, options: OpenOptions 
   for (const file of manifest.files) checkSize(opener, file);
   for (const name of manifest.programs) programs.set(name, readProgram(opener, name, manifest, files));
   if (options.checked !== hash) for (const file of manifest.files) await checkHash(opener, file);
+  checkTrainPrograms(opener, manifest, programs);
   return makePackage(opener, manifest, hash, files, programs);
 }
 
@@ -207,6 +208,36 @@ function readProgram(opener: Opener, name: string, manifest: Manifest, files: Fi
     if (input.role === 'parameter' && !parameters.has(input.name))
       throw opener.error(`${file}: input ${input.name} is no parameter of the package`);
   return program;
+}
+
+/** Programs that a group may choose from take and give the same: gradients end up in one memory. */
+function checkTrainPrograms(
+  opener: Opener,
+  { checkpoint }: Manifest,
+  programs: ReadonlyMap<string, Program>,
+): void {
+  if (checkpoint === undefined) return;
+  if (checkpoint[0]!.program !== 'train')
+    throw opener.error('the first checkpointing policy is not of train');
+  const signatures = checkpoint.map(({ program: name }) => {
+    const program = programs.get(name);
+    if (program === undefined || !name.startsWith('train'))
+      throw opener.error(`${name}, a program of a checkpointing policy, is not listed as a train program`);
+    return signatureOf(program);
+  });
+  const other = signatures.findIndex((signature) => signature !== signatures[0]);
+  if (other >= 0)
+    throw opener.error(`program ${checkpoint[other]!.program} takes or gives other values than train`);
+}
+
+/** Inputs and outputs by name, with their types; outputs that share memory share it in all programs. */
+function signatureOf({ inputs, outputs, buffers }: Program): string {
+  const type = (buffer: number): string => buffers[buffer]?.type ?? '';
+  const first = new Map(outputs.map(({ name, buffer }) => [buffer, name] as const).toReversed());
+  return JSON.stringify([
+    inputs.map(({ name, role, buffer }) => [name, role, type(buffer)]).sort(),
+    outputs.map(({ name, buffer }) => [name, type(buffer), first.get(buffer)]),
+  ]);
 }
 
 function readSmall(opener: Opener, file: string): Buffer {

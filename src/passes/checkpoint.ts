@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import { rebuildNode } from '../ir/build.js';
 import { topologicalOrder, type Node, type Value } from '../ir/graph.js';
-import { POLICIES, recomputable } from './checkpoint/policy.js';
+import { POLICIES } from './checkpoint/policies.js';
+import { recomputable } from './checkpoint/policy.js';
 import { forwardNodes } from './dataflow.js';
 import { definePass } from './pass.js';
 

@@ -1,6 +1,7 @@
 import { UserError } from '../errors.js';
 import { autodiff } from './autodiff.js';
 import { checkpoint } from './checkpoint.js';
+import { POLICIES, type Policy } from './checkpoint/policies.js';
 import { fuseTiled } from './fuse-tiled.js';
 import { loss } from './loss.js';
 import type { Step } from './manager.js';
@@ -47,7 +48,27 @@ export const PIPELINES = {
   update: [['schedule']],
 } as const satisfies Record<string, readonly Entry[]>;
 
-export type ProgramName = keyof typeof PIPELINES;
+export type ProgramName = keyof typeof PIPELINES | `train_${Policy}`;
+
+/** `train` in two: what does not depend on a checkpointing policy, and what does. */
+export function splitTrain(policy: Policy | undefined): readonly [readonly Entry[], readonly Entry[]] {
+  const entries: readonly Entry[] = PIPELINES.train;
+  const at = entries.findIndex(([pass]) => pass === 'checkpoint');
+  const rest = entries.slice(at + 1);
+  return [
+    entries.slice(0, at),
+    [policy === undefined ? ['checkpoint'] : ['checkpoint', { policy }], ...rest],
+  ];
+}
+
+/** Train programs of a package, from the policy that runs least again to the one that keeps least. */
+export const trainPrograms = (
+  policies: readonly Policy[],
+): readonly { readonly program: ProgramName; readonly policy: Policy }[] =>
+  POLICIES.filter((policy) => policies.includes(policy)).map((policy, i) => ({
+    policy,
+    program: i === 0 ? 'train' : `train_${policy}`,
+  }));
 
 /** Entries with the user's options put in. Throws `UserError` for a pass that does not exist. */
 export function stepsOf(

@@ -3,7 +3,7 @@ import type { Lowered } from '../../src/compile/compile.js';
 import { topologicalOrder, type Graph } from '../../src/ir/graph.js';
 import { forwardNodes } from '../../src/passes/dataflow.js';
 import { boundariesOf } from '../../src/passes/checkpoint/boundaries.js';
-import { POLICIES, type Policy } from '../../src/passes/checkpoint/policy.js';
+import { POLICIES, type Policy } from '../../src/passes/checkpoint/policies.js';
 import { layoutArena } from '../../src/runtime/memory/arena.js';
 import { bindProgram } from '../../src/runtime/memory/bind.js';
 import { lowered, weightsOf } from '../support/lowered.js';
@@ -65,6 +65,7 @@ describe.each(['test/models/gpt2', 'test/models/llama'])('%s', (folder) => {
     const lanes = [{ degree: 2, row }];
     const parameters = weightsOf(folder, graph);
     const expected = runLanes(graph, parameters, lanes);
-    for (const policy of POLICIES) expect(runLanes(trainOf(policy), parameters, lanes)).toEqual(expected);
+    for (const policy of ['products', 'layers'] as const)
+      expect(runLanes(trainOf(policy), parameters, lanes)).toEqual(expected);
   });
 });

@@ -12,7 +12,7 @@ import type { ReportManifest, ReportSource } from '../../src/report/data.js';
 export const sourceOfLowered = ({ manifest, programs, graphs, cost }: Lowered): ReportSource => ({
   manifest,
   programs: new Map([...programs].map(([name, program]) => [name, { program, graph: graphs.get(name)! }])),
-  flops: new Map([...programs.keys()].map((name) => [name, cost[name].flops])),
+  flops: new Map([...programs.keys()].map((name) => [name, cost[name]!.flops])),
 });
 
 export interface Names {

@@ -4,6 +4,7 @@ import { descendants } from '../dataflow.js';
 import { isElementwise } from '../match.js';
 import { isInstruction } from '../schedule.js';
 import { boundariesOf } from './boundaries.js';
+import type { Policy } from './policies.js';
 
 /** Ops that cost less to run again than their results to keep: one pass over their operands. */
 const MOVES_OR_NORMS: ReadonlySet<string> = new Set<OpName>([
@@ -15,19 +16,6 @@ const MOVES_OR_NORMS: ReadonlySet<string> = new Set<OpName>([
   'rms_norm',
   'layer_norm',
 ]);
-
-/**
- * What the backward may run again, from least memory saved to most:
- *
- * - `none`: nothing.
- * - `cheap`: norms, activations, data movement.
- * - `products`: all compute between exchanges, matrix products too.
- * - `exchanges`: the all-to-alls before and after attention as well. What attention itself gives is kept: its work
- *   grows with the square of the length, its results do not.
- * - `layers`: everything, from what stands at the start of each layer (arXiv 1604.06174).
- */
-export const POLICIES = ['none', 'cheap', 'products', 'exchanges', 'layers'] as const;
-export type Policy = (typeof POLICIES)[number];
 
 function runsAgain(node: Node, policy: Policy): boolean {
   if (policy === 'none' || node.op === 'input' || node.op === 'constant') return false;

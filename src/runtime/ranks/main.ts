@@ -154,7 +154,7 @@ function runAll(
 /** Runs a program on one share and returns what this rank's tokens add to the loss. */
 function runShare(
   { context, pkg, memory, executor, bases, groups }: Rank,
-  name: 'train' | 'eval',
+  name: string,
   { ranks, tokens, data }: RankShare,
   add: boolean,
   onTile?: OnTile,
@@ -165,7 +165,7 @@ function runShare(
     world: { index: context.rank, degree: context.world },
     symbols: new Map([['S', tokens]]),
   };
-  const given = name === 'train' ? memory.trainBinding(add) : memory.evalBinding();
+  const given = name === 'eval' ? memory.evalBinding() : memory.trainBinding(add);
   const bound = executor.bind(program, binding, given, add ? 'add' : 'set');
   for (const [input, target] of bound.data) {
     // A lane without documents has no width: nothing is right for no tokens.
@@ -180,7 +180,7 @@ function runShare(
 /** Leaves the sum of the gradients of all micro-batches in the accumulators; returns this rank's own sums. */
 function accumulate(rank: Rank, microBatches: readonly RankShare[]): MicroBatchSums {
   if (microBatches.length === 0) for (const gradient of rank.memory.gradients.values()) gradient.fill(0);
-  return runAll(microBatches, (share, i) => runShare(rank, 'train', share, i > 0));
+  return runAll(microBatches, (share, i) => runShare(rank, share.program, share, i > 0));
 }
 
 /** Sums over all ranks. */

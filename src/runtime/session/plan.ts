@@ -1,6 +1,6 @@
 import { invariant, UserError } from '../../errors.js';
 import { shardRange } from '../../ir/placement.js';
-import type { Manifest } from '../../package/manifest.js';
+import { trainProgramsOf, type Manifest } from '../../package/manifest.js';
 import type { Document } from '../data/document.js';
 import { packDocuments } from '../data/pack.js';
 
@@ -10,6 +10,8 @@ export interface Lane {
   readonly ranks: readonly number[];
   /** May be empty: the ranks run all the same. */
   readonly documents: readonly Document[];
+  /** The train program that the group runs; default: the package's first, `train`. */
+  readonly program?: string;
 }
 
 /** A full partition of the world. Lanes may differ in degree and in tokens. */
@@ -23,6 +25,7 @@ export interface RankShare {
   readonly ranks: readonly number[];
   /** Tokens of the group's row. */
   readonly tokens: number;
+  readonly program: string;
   readonly data: Readonly<Record<string, DataArray>>;
 }
 
@@ -58,7 +61,9 @@ export function checkPlan(plan: MicroBatchPlan, world: number, manifest: Manifes
     members.length === world && members.every((rank, i) => rank === i),
     `lanes [${plan.lanes.map((lane) => lane.ranks.join(' ')).join(', ')}] do not partition ${world} ranks`,
   );
-  for (const { ranks, documents } of plan.lanes) {
+  const programs = trainProgramsOf(manifest);
+  for (const { ranks, documents, program = 'train' } of plan.lanes) {
+    invariant(programs.includes(program), `${manifest.name} has no train program ${program}`);
     checkDegree(ranks.length, manifest);
     for (const document of documents) checkDocument(document, manifest);
   }
@@ -102,7 +107,7 @@ function checkDocument({ ids, labels, types, origin }: Document, manifest: Manif
 
 /** Packs each lane's documents and cuts them for its ranks: `[rank]`. */
 export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
-  return plan.lanes.flatMap(({ ranks, documents }) => {
+  return plan.lanes.flatMap(({ ranks, documents, program = 'train' }) => {
     const row = packDocuments(documents);
     const tokens = row.tokens.length;
     return ranks.map((_, index): RankShare => {
@@ -110,6 +115,7 @@ export function sharesOf(plan: MicroBatchPlan): readonly RankShare[] {
       return {
         ranks,
         tokens,
+        program,
         data: Object.fromEntries(
           Object.entries(row).map(([name, whole]: readonly [string, DataArray]) => {
             const width = tokens === 0 ? 0 : whole.length / tokens;
