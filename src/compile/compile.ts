@@ -5,7 +5,7 @@ import { UserError } from '../errors.js';
 import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
 import { readOnnxModel } from '../ir/onnx/decode.js';
 import { constantTensor } from '../ir/onnx/attribute.js';
-import type { OnnxInitializer, OnnxModel } from '../ir/onnx/model.js';
+import type { OnnxModel, OnnxNode } from '../ir/onnx/model.js';
 import { topologicalOrder, type Graph } from '../ir/graph.js';
 import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
@@ -135,9 +135,8 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
   const variants = trainPrograms(options.config.checkpoint ?? []);
   const train = trainGraphs(variants, runner, front);
   const evaluation = runner('eval', front.graph, PIPELINES.eval, front.holds).graph;
-  const trained = imported.parameters.filter((p) =>
-    train.get('train')!.outputs.some((o) => o.name === gradientName(p.name)),
-  );
+  const outputs = new Set(train.get('train')!.outputs.map((o) => o.name));
+  const trained = imported.parameters.filter((p) => outputs.has(gradientName(p.name)));
   const update = runner('update', updateGraph(trained, options.config), PIPELINES.update, ['placed']).graph;
   options.onStage?.('emit');
   const graphs = new Map<ProgramName, Graph>([
@@ -217,14 +216,10 @@ function maxDegreeOf(graph: Graph): number {
   return heads.length === 0 ? 1024 : Math.min(...heads);
 }
 
-/** The tensor of a Constant node, by the node's output. */
-function constantOfNode(model: OnnxModel, name: string): OnnxInitializer | undefined {
-  const node = model.nodes.find(({ outputs }) => outputs[0] === name);
-  return node && constantTensor(node);
-}
-
-function weightOf(model: OnnxModel, name: string): WeightLocation {
-  const initializer = model.initializers.get(name) ?? constantOfNode(model, name);
+/** @param constants nodes by their output, Constant nodes among them */
+function weightOf(model: OnnxModel, constants: ReadonlyMap<string, OnnxNode>, name: string): WeightLocation {
+  const constant = constants.get(name);
+  const initializer = model.initializers.get(name) ?? (constant && constantTensor(constant));
   if (initializer === undefined || !initializer.isPresent()) return { kind: 'absent' };
   const { location, dtype, bytes } = initializer;
   if (location.kind === 'inline') return { kind: 'model', offset: location.offset, bytes, dtype };
@@ -251,6 +246,7 @@ interface ManifestSources {
 
 function manifestOf(from: ManifestSources): Manifest {
   const trained = new Set(from.trained.map((p) => p.name));
+  const constants = new Map(from.model.nodes.map((node) => [node.outputs[0] ?? '', node]));
   const parameters = from.imported.parameters.map((p): ParameterEntry => ({
     name: p.name,
     shape: [...p.shape],
@@ -258,7 +254,7 @@ function manifestOf(from: ManifestSources): Manifest {
     reason: p.trainable && !trained.has(p.name) ? 'has no influence on the loss' : p.reason,
     ...(p.torchName === undefined ? {} : { torchName: p.torchName.name, torchLayout: p.torchName.layout }),
     ...(p.tiedTo === undefined ? {} : { tiedTo: p.tiedTo }),
-    weight: weightOf(from.model, p.name),
+    weight: weightOf(from.model, constants, p.name),
   }));
   const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = from.config.optimizer;
   const { provenLength, maxPositions } = from.imported;
@@ -281,6 +277,7 @@ function manifestOf(from: ManifestSources): Manifest {
     vocabulary: from.vocabulary,
     loss: from.loss,
     ...(tokenTypes === undefined ? {} : { tokenTypes }),
+    ...(from.imported.padding === undefined ? {} : { padding: [...from.imported.padding] }),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
     parameters,
