@@ -14,14 +14,68 @@ export { localCluster } from './machine.js';
 const text = z.string().max(4096);
 const ratio = z.number().nonnegative().max(1e9);
 const ms = z.number().nonnegative().max(1e9);
+const count = z.number().int().nonnegative();
+const amount = z.number().nonnegative();
 
 const coefficientsSchema = z.strictObject({
   compute: ratio,
   attention: ratio,
   exchange: ratio,
+  latency: ratio.default(1),
+  settle: ratio.default(1),
   overlap: z.number().min(0).max(1),
   microBatchMs: ms,
   stepMs: ms,
+  sharing: z.number().min(1).max(65_536).default(1),
+});
+
+const fitError = z.strictObject({
+  samples: z.number().int().nonnegative(),
+  /** Of |predicted − measured| / measured. */
+  mean: ratio,
+  worst: ratio,
+});
+
+/** What was measured, and how far from it the model is. Nothing of it prices a plan. */
+const measuredSchema = z.strictObject({
+  seconds: z.number().nonnegative(),
+  /** Of the cores, while it was measured, the part that other processes used: 0 … 1. */
+  othersShare: z.number().min(0).max(1),
+  /** Time of a step on the clock over that of its work on the cores there are. */
+  elapsed: ratio,
+  /** On a core, of micro-batches that the model was fitted to. */
+  microBatches: fitError,
+  /** Of plans that it was not fitted to: on the clock, and on a core. */
+  steps: fitError,
+  work: fitError,
+  collectives: z
+    .array(
+      z.strictObject({
+        kind: z.enum(['all-to-all', 'all-reduce', 'reduce-scatter', 'all-gather']),
+        latencyUs: ratio,
+        gibPerSecond: z.number().nonnegative(),
+        error: fitError,
+        samples: z.array(z.strictObject({ degree: count, bytes: count, ms })).max(10_000),
+      }),
+    )
+    .max(16),
+  /** Micro-batches of equal groups. */
+  samples: z
+    .array(z.strictObject({ degree: count, tokens: amount, pairs: amount, ms, predictedMs: ms }))
+    .max(100_000),
+  heldOut: z
+    .array(
+      z.strictObject({
+        what: text,
+        microBatches: count,
+        tokens: amount,
+        predictedMs: ms,
+        measuredMs: ms,
+        predictedWorkMs: ms,
+        measuredWorkMs: ms,
+      }),
+    )
+    .max(1000),
 });
 
 const calibrationSchema = z.strictObject({
@@ -33,16 +87,15 @@ const calibrationSchema = z.strictObject({
   ranks: z.number().int().positive().max(65_536),
   machine: z.strictObject({
     cpu: text,
-    cores: z.number().int().positive(),
+    cores: z.number().positive(),
     memoryGib: z.number().positive(),
     platform: text,
     node: text,
   }),
-  /** Rates measured where there was something to measure. */
+  /** Rates measured where there was something to measure: of ranks that are all busy. */
   cluster: clusterSchema,
   coefficients: coefficientsSchema,
-  /** How much slower a rank is while all are busy than alone: about ranks over cores, where cores are fewer. */
-  sharing: z.number().min(1).max(65_536),
+  measured: measuredSchema.optional(),
 });
 
 /** What a machine does with a package, measured: `calibration.json`. */

@@ -17,6 +17,8 @@ export const clusterSchema = z.strictObject({
   memoryGibPerRank: z.number().positive(),
   /** 10¹² floating-point operations a second that one rank reaches; `ithaca calibrate` measures it. */
   teraflopsPerRank: z.number().positive(),
+  /** Of one instruction of a program, however small its tensors are. */
+  launchUs: z.number().nonnegative().default(0),
   links: z.strictObject({
     /** Between ranks of a node. */
     node: link,
@@ -51,7 +53,7 @@ export const CLUSTERS: ReadonlyMap<string, Cluster> = new Map(
     },
     { name: 'a100x64', nodes: 8, ...a100 },
     { name: 'a100x1024', nodes: 128, ...a100 },
-  ].map((cluster) => [cluster.name, cluster]),
+  ].map((cluster) => [cluster.name, clusterSchema.parse(cluster)]),
 );
 
 const MAX_BYTES = 2 ** 20;

@@ -30,7 +30,14 @@ export interface CostModel {
   readonly microBatchMs: number;
   /** Paid once by every step: optimizer, settling of gradients. */
   readonly stepMs: number;
-  /** Pairs of positions that one sequence attends to, in the unit of `msPerPair`; convex, 0 for length 0. */
+  /**
+   * How much faster a rank is where others have nothing to do: ranks over cores, where ranks share cores. Times are
+   * those of ranks that are all busy. Absent: 1.
+   */
+  readonly sharing?: number;
+  /** Ranks end each micro-batch together, because a collective of the world is in it. Absent: only the step. */
+  readonly lockstep?: boolean;
+  /** Pairs of positions that one sequence attends to, in the unit of `msPerPair`; 0 for length 0. */
   pairs(length: number): number;
   /** Bytes on the fullest rank of a group. */
   memoryBytes(degree: number, tokens: number): number;

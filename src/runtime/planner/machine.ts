@@ -47,6 +47,7 @@ export function localCluster(ranks: number, machine: Machine = describeMachine()
     ranksPerNode: ranks,
     memoryGibPerRank: (MEMORY_SHARE * machine.memoryGib) / ranks,
     teraflopsPerRank: TERAFLOPS_PER_CORE * cores,
+    launchUs: 0,
     links: { node: link, network: link },
   };
 }

@@ -23,39 +23,58 @@ export interface ProgramWork {
   readonly attention: Attention;
   readonly heads: number;
   readonly kvHeads: number;
+  /** Instructions of a micro-batch: each is started, however few tokens it has. */
+  readonly launches: number;
   /** All-to-alls of a micro-batch. */
   readonly exchanges: number;
   /** Bytes a token of everything exchanged along query heads, and along K/V heads: whole tensors, all layers. */
   readonly queryBytesPerToken: number;
   readonly kvBytesPerToken: number;
-  /** Bytes gathered over the world by every micro-batch (ZeRO-3), and settled by every step. */
+  /**
+   * Bytes that collectives of the world gather or scatter: in every micro-batch (parameters under ZeRO-3), and in
+   * every step (gradients, and parameters under ZeRO-1). Whole tensors; a sum over all ranks does both.
+   */
   readonly gatherBytes: number;
   readonly settleBytes: number;
+  /** Collectives of the world in every micro-batch, and in every step. */
+  readonly gathers: number;
+  readonly settles: number;
   /** Exact peak of the fullest rank of a group; does not fall when tokens are added. */
   peakBytes(degree: number, tokens: number): number;
 }
 
-/** What a calibration run fits; without one, the cluster's own figures and 1. */
+/**
+ * What a calibration run fits; without one, the cluster's own figures and 1. Small matrices run at a part of the
+ * rate, r·t/(t + t₀) for t tokens (t₀: those of half the rate). That is t/r + t₀/r, so it is in `microBatchMs`.
+ */
 export interface Coefficients {
   /** Time over what FLOPs and rate say. */
   readonly compute: number;
   readonly attention: number;
-  /** Time over what bytes and bandwidth say. */
+  /** Time of all-to-alls over what bytes and bandwidth, messages and latency say. */
   readonly exchange: number;
+  readonly latency: number;
+  /** The same of collectives of the world. */
+  readonly settle: number;
   /** Share of the shorter of compute and exchange that is hidden: 0 … 1. */
   readonly overlap: number;
-  /** Launches and whatever else a micro-batch and a step pay once. */
+  /** What a micro-batch and a step pay once, beside what is said elsewhere. */
   readonly microBatchMs: number;
   readonly stepMs: number;
+  /** See {@link CostModel.sharing}. */
+  readonly sharing: number;
 }
 
 export const UNCALIBRATED: Coefficients = {
   compute: 1,
   attention: 1,
   exchange: 1,
+  latency: 1,
+  settle: 1,
   overlap: 0,
   microBatchMs: 0,
   stepMs: 0,
+  sharing: 1,
 };
 
 const GIB = 2 ** 30;
@@ -82,7 +101,9 @@ export function physicalCost(
   const degrees = options.degrees ?? usefulDegrees(ranks, ranksPerNode, work.heads);
   const memoryLimitBytes = cluster.memoryGibPerRank * GIB;
   const flopsPerMs = cluster.teraflopsPerRank * 1e9;
-  const world = worldCollectiveMs(cluster, ranks);
+  const world = (bytes: number, calls: number): number =>
+    coefficients.settle * worldCollectiveMs(cluster, ranks, bytes) +
+    coefficients.latency * calls * latencyMs(cluster, ranks);
   return {
     name: work.name,
     ranks,
@@ -98,7 +119,7 @@ export function physicalCost(
           capacity: mostTokens((tokens) => work.peakBytes(degree, tokens), memoryLimitBytes),
           msPerToken: (coefficients.compute * work.flopsPerToken) / degree / flopsPerMs,
           msPerPair: (coefficients.attention * work.flopsPerPair * slowest) / flopsPerMs,
-          exchangeMs: degree === 1 ? 0 : work.exchanges * latencyMs(cluster, degree),
+          exchangeMs: coefficients.latency * work.exchanges * latencyMs(cluster, degree),
           exchangeMsPerToken: coefficients.exchange * bytes * msPerByte(cluster, degree),
           overlap: coefficients.overlap,
         };
@@ -106,9 +127,12 @@ export function physicalCost(
       .filter(({ capacity }) => capacity > 0),
     microBatchMs:
       coefficients.microBatchMs +
+      (work.launches * cluster.launchUs) / 1000 +
       (coefficients.compute * work.flopsPerMicroBatch) / flopsPerMs +
-      work.gatherBytes * world,
-    stepMs: coefficients.stepMs + work.settleBytes * world,
+      world(work.gatherBytes, work.gathers),
+    stepMs: coefficients.stepMs + world(work.settleBytes, work.settles),
+    sharing: coefficients.sharing,
+    lockstep: work.gathers > 0,
     pairs: pairsOf(work.attention),
     memoryBytes: (degree, tokens) => work.peakBytes(degree, tokens),
     memoryLimitBytes,
@@ -158,11 +182,10 @@ function latencyMs({ ranksPerNode, links }: Cluster, degree: number): number {
   return (inside * links.node.latencyUs + across * links.network.latencyUs) / 1000;
 }
 
-/** Time a byte takes in a gather or reduce-scatter over all ranks: the slowest link passes (N−1)/N of it. */
-function worldCollectiveMs({ ranksPerNode, links }: Cluster, ranks: number): number {
-  if (ranks === 1) return 0;
+/** Gathering or scattering so many bytes over all ranks: the slowest link passes (N−1)/N of them. */
+function worldCollectiveMs({ ranksPerNode, links }: Cluster, ranks: number, bytes: number): number {
   const { gibPerSecond } = ranks > ranksPerNode ? links.network : links.node;
-  return (((ranks - 1) / ranks / gibPerSecond) * 1000) / GIB;
+  return ((bytes * (ranks - 1)) / ranks / gibPerSecond / GIB) * 1000;
 }
 
 /** Most tokens whose peak stays in the limit, by doubling and bisection; 0 if not even one does. */

@@ -31,9 +31,8 @@ export function workOf(pkg: Package, ranks: number): ProgramWork {
     heads: narrowest?.heads ?? manifest.maxDegree,
     kvHeads: narrowest?.kvHeads ?? manifest.maxDegree,
     ...exchangedOf(program),
-    // Parameters are whole on every rank.
-    gatherBytes: 0,
-    settleBytes: 2 * gradientBytes(program),
+    ...worldWork(program, pkg.program('update')),
+    launches: program.instructions.length,
     peakBytes: peakOf(program, { ranks, stateBytes: stateBytes(pkg, ranks) }),
   };
 }
@@ -100,17 +99,36 @@ function exchangedOf(
   return { exchanges, queryBytesPerToken, kvBytesPerToken };
 }
 
-/** Outputs of one value share a buffer. A sum over the world moves twice this: scattered sums, gathered results. */
-function gradientBytes({ outputs, buffers }: Program): number {
-  const seen = new Set(outputs.filter(({ name }) => name.startsWith('grad/')).map(({ buffer }) => buffer));
-  let bytes = 0;
-  for (const buffer of seen) {
-    if (buffer < 0) continue;
-    const { dims } = parseType(buffers[buffer]!.type);
-    bytes += dims.reduce((n, d) => n * evaluateSize(d.size, new Map()), BYTES_PER_ELEMENT);
-  }
-  return bytes;
+/** What micro-batches and updates move between all ranks: nothing by tokens, so sizes are those of parameters. */
+function worldWork(
+  train: Program,
+  update: Program,
+): Pick<ProgramWork, 'gatherBytes' | 'gathers' | 'settleBytes' | 'settles'> {
+  const [inMicroBatch, inStep] = [worldTraffic(train), worldTraffic(update)];
+  return {
+    gatherBytes: inMicroBatch.bytes,
+    gathers: inMicroBatch.calls,
+    settleBytes: inStep.bytes,
+    settles: inStep.calls,
+  };
 }
+
+/** Whole tensors that collectives of the world gather or scatter; a sum over all ranks scatters and gathers. */
+function worldTraffic({ instructions, buffers }: Program): { bytes: number; calls: number } {
+  let [bytes, calls] = [0, 0];
+  for (const instruction of instructions) {
+    if (instruction.kind !== 'collective' || instruction.axis !== 'world') continue;
+    calls++;
+    const { op, operands, results } = instruction;
+    const times = op === 'all_reduce' ? 2 : 1;
+    for (const buffer of op === 'all_gather' ? results : operands)
+      bytes += times * wholeBytes(buffers[buffer]!.type);
+  }
+  return { bytes, calls };
+}
+
+const wholeBytes = (type: string): number =>
+  parseType(type).dims.reduce((n, d) => n * evaluateSize(d.size, new Map()), BYTES_PER_ELEMENT);
 
 function stateBytes(pkg: Package, ranks: number): number {
   let elements = 0;

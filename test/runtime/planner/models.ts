@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import type { CostModel } from '../../../src/runtime/planner/cost.js';
 import { flexSpCost } from '../../../src/runtime/planner/flexsp-cost.js';
 import { parseCluster } from '../../../src/runtime/planner/cluster.js';
-import { physicalCost } from '../../../src/runtime/planner/physical-cost.js';
+import { physicalCost, UNCALIBRATED } from '../../../src/runtime/planner/physical-cost.js';
 
 /** FlexSP's 7B constants on some ranks, powers of two from `minDegree` on. */
 export function flexSpModel(
@@ -66,15 +66,26 @@ export function physicalModel({
       attention: 'causal',
       heads,
       kvHeads: Math.max(1, Math.floor(heads / 4)),
+      launches: 100,
       exchanges: 4,
       queryBytesPerToken: 2 ** 20,
       kvBytesPerToken: 2 ** 18,
       gatherBytes: 2 ** 28,
       settleBytes: 2 ** 30,
+      gathers: 1,
+      settles: 2,
       peakBytes: (degree, tokens) => Math.ceil(tokens / degree),
     },
     cluster,
-    { compute: 1.1, attention: 1.3, exchange: 1.2, overlap, microBatchMs: 40, stepMs: 25 },
+    {
+      ...UNCALIBRATED,
+      compute: 1.1,
+      attention: 1.3,
+      exchange: 1.2,
+      overlap,
+      microBatchMs: 40,
+      stepMs: 25,
+    },
   );
 }
 

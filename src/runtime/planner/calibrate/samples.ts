@@ -1,0 +1,155 @@
+import { invariant } from '../../../errors.js';
+import type { CostModel } from '../cost.js';
+import { cutTokens, type MicroBatchShape } from './documents.js';
+import type { MeasuredStep, Stage } from './stage.js';
+
+/** Micro-batches whose groups are all alike: what one rank took, on a core. */
+export interface MicroBatchSample {
+  readonly degree: number;
+  /** Of a group. */
+  readonly tokens: number;
+  readonly pairs: number;
+  readonly ms: number;
+}
+
+export interface SampleOptions {
+  /** Degrees to be measured. */
+  readonly degrees: readonly number[];
+  /** Longest document the model allows. */
+  readonly maxDocument: number;
+  readonly limitMs: number;
+  onSample?(share: number): void;
+  isStopped?(): boolean;
+}
+
+export interface Samples {
+  readonly microBatches: readonly MicroBatchSample[];
+  readonly steps: readonly MeasuredStep[];
+  /** Tokens a rank got at most: those of a micro-batch that takes a fortieth of the time there was. */
+  readonly mostPerRank: number;
+}
+
+const LEAST_PER_RANK = 16;
+const SHORT_DOCUMENT = 128;
+/** A thread's time on its core is known to a few ms only: shorter micro-batches are repeated within a step. */
+const RESOLVED_MS = 12;
+const MOST_REPEATS = 12;
+const MOST_ROUNDS = 12;
+
+/** Every step begins with a small one: the first writes gradients, the others add to them. */
+interface Cell {
+  readonly degree: number;
+  readonly perRank: number;
+  /** Longest document. */
+  readonly length: number;
+}
+
+/**
+ * Runs micro-batches of several degrees, sizes and mixes of lengths, round after round until the time is over; at
+ * least one round. No two have the same tokens: ranks lay out their memory for each, as they do in training.
+ */
+export async function measureSamples(
+  stage: Stage,
+  model: CostModel,
+  options: SampleOptions,
+): Promise<Samples> {
+  const { degrees, limitMs } = options;
+  const end = performance.now() + limitMs;
+  for (const degree of degrees)
+    await stage.run([
+      lead(stage, degree),
+      shapeOf(stage, { degree, perRank: 64, length: options.maxDocument }, 1),
+    ]);
+  const mostPerRank = await findMost(stage, model, options);
+  const cells = cellsOf(model, options, mostPerRank);
+  const begin = performance.now();
+  const microBatches: MicroBatchSample[] = [];
+  const steps: MeasuredStep[] = [];
+  const expected = new Map<Cell, number>();
+  for (let round = 0; round < MOST_ROUNDS; round++)
+    for (const [c, cell] of cells.entries()) {
+      if (options.isStopped?.() === true) return { microBatches, steps, mostPerRank };
+      const now = performance.now();
+      if (round > 0 && now > end) return { microBatches, steps, mostPerRank };
+      const repeats = Math.min(
+        MOST_REPEATS,
+        Math.ceil(RESOLVED_MS / Math.max(expected.get(cell) ?? RESOLVED_MS / 3, 1e-3)),
+      );
+      const shapes = Array.from({ length: repeats }, (_, i) =>
+        shapeOf(stage, cell, 1 + ((7 * round + 5 * i + 3 * c) % 31)),
+      );
+      const step = await stage.run([lead(stage, cell.degree), ...shapes]);
+      const sample = sampleOf(step, cell.degree);
+      expected.set(cell, sample.ms);
+      microBatches.push(sample);
+      steps.push(step);
+      const firstRound = (c + 1) / cells.length;
+      options.onSample?.(
+        round === 0
+          ? firstRound * Math.min(1, (now - begin) / Math.max(1, end - begin))
+          : Math.min(1, (now - begin) / (end - begin)),
+      );
+    }
+  return { microBatches, steps, mostPerRank };
+}
+
+const lead = (stage: Stage, degree: number): MicroBatchShape =>
+  shapeOf(stage, { degree, perRank: LEAST_PER_RANK, length: LEAST_PER_RANK * degree }, 0);
+
+/** As many groups as the ranks form, all alike. */
+function shapeOf({ world }: Stage, { degree, perRank, length }: Cell, jitter: number): MicroBatchShape {
+  const lengths = cutTokens(degree * perRank + jitter, length);
+  return { groups: Array.from({ length: Math.floor(world / degree) }, () => ({ degree, lengths })) };
+}
+
+/** The mean of the micro-batches after the first. */
+function sampleOf({ loads, microBatchMs }: MeasuredStep, degree: number): MicroBatchSample {
+  const own = loads.slice(1).map(([first]) => first!);
+  const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+  return {
+    degree,
+    tokens: mean(own.map(({ tokens }) => tokens)),
+    pairs: mean(own.map(({ pairs }) => pairs)),
+    ms: mean(microBatchMs.slice(1)),
+  };
+}
+
+/** Doubles a rank's tokens until a micro-batch takes long enough, or memory ends. */
+async function findMost(
+  stage: Stage,
+  model: CostModel,
+  { degrees, maxDocument, limitMs, isStopped }: SampleOptions,
+): Promise<number> {
+  const degree = degrees.at(-1);
+  invariant(degree !== undefined, 'there is no degree to measure');
+  let perRank = 4 * LEAST_PER_RANK;
+  for (;;) {
+    const fits = degrees.every((d) => model.memoryBytes(d, 2 * perRank * d + 64) <= model.memoryLimitBytes);
+    if (!fits || perRank >= 2 ** 16 || isStopped?.() === true) return perRank;
+    const { ms, metrics } = await stage.run([
+      lead(stage, degree),
+      shapeOf(stage, { degree, perRank, length: maxDocument }, 1),
+    ]);
+    const last = metrics.microBatches.at(-1)!.ms;
+    // The next is twice as long, or longer where attention decides.
+    if (2.5 * last > limitMs / 40 || 2 * ms > limitMs / 10) return perRank;
+    perRank *= 2;
+  }
+}
+
+/** Small, middle and most tokens a rank; one long document, or many short ones. */
+function cellsOf(model: CostModel, { degrees, maxDocument }: SampleOptions, most: number): readonly Cell[] {
+  const sizes = [
+    ...new Set([LEAST_PER_RANK, Math.round(Math.sqrt(LEAST_PER_RANK * most)), Math.round(most / 2), most]),
+  ];
+  return degrees.flatMap((degree) =>
+    sizes.flatMap((perRank) => {
+      const lengths = new Set(
+        [degree * perRank + 64, SHORT_DOCUMENT].map((length) => Math.min(maxDocument, length)),
+      );
+      return [...lengths]
+        .filter((length) => length <= degree * perRank + 64)
+        .map((length) => ({ degree, perRank, length }));
+    }),
+  );
+}
