@@ -13,12 +13,12 @@ export interface Draft {
   readonly groupOf: Int32Array;
   /** Items that fitted nowhere. */
   readonly left: number;
-  /** Time of the step, without what it pays once; with items left over, of the others. */
+  /** Time of the step, without what it pays once; with items left over, what it may become. */
   readonly ms: number;
 }
 
-/** Complete plans first, then shorter ones. */
-export const byQuality = (a: Draft, b: Draft): number => a.left - b.left || a.ms - b.ms;
+/** Shorter plans first. */
+export const byMs = (a: Draft, b: Draft): number => a.ms - b.ms || a.left - b.left;
 
 /** The groups that hold something, by micro-batch, as degrees and sequences of the batch. */
 export function shapesOf(draft: Draft, items: Items, model: CostModel): readonly (readonly Shape[])[] {
@@ -36,7 +36,8 @@ export function shapesOf(draft: Draft, items: Items, model: CostModel): readonly
       shapeOf.set(group, shape);
       shapes[draft.microBatch[group]!]!.push(shape);
     }
-    for (let i = items.first[item]!; i < items.first[item + 1]!; i++) shape.sequences.push(items.sequences[i]!);
+    for (let i = items.first[item]!; i < items.first[item + 1]!; i++)
+      shape.sequences.push(items.sequences[i]!);
   }
   return shapes;
 }

@@ -8,11 +8,7 @@ import { leastMs, loadMs, type DegreeTables } from './tables.js';
  * The best plan of one degree, balanced or packed, that takes less than `belowMs`. Degrees whose work alone takes
  * longer are not tried.
  */
-export function bestOfOneDegree(
-  tables: DegreeTables,
-  items: Items,
-  belowMs = Infinity,
-): Draft | undefined {
+export function bestOfOneDegree(tables: DegreeTables, items: Items, belowMs = Infinity): Draft | undefined {
   let best: Draft | undefined;
   for (let column = 0; column < tables.size.length; column++)
     for (const plan of [balancedPlan, packedPlan]) {
@@ -70,7 +66,8 @@ export function balancedPlan(
     const runs = chunkItems(items.tokens, all, count);
     let ms = 0;
     for (let m = 0; m < runs.length && ms < Infinity; m++)
-      ms += tables.microBatchMs + balance(tables, items, runs[m]!, { column, groups, from: m * groups }, groupOf);
+      ms +=
+        tables.microBatchMs + balance(tables, items, runs[m]!, { column, groups, from: m * groups }, groupOf);
     // A rule this simple may need more than memory demands; one sequence a group always fits.
     if (ms === Infinity) most++;
     if (ms < bestMs) [bestMs, bestCount, bestGroups] = [ms, runs.length, groupOf.slice()];

@@ -1,34 +1,39 @@
 import type { Items } from './items.js';
 import { leastIncreaseMs, loadMs, type DegreeTables } from './tables.js';
 
-/**
- * A workspace for packing lists of items into groups: what the last packing left in it. Groups have numbers; those of
- * column k are base[k] … base[k] + opened[k] − 1.
- */
-export interface Packer {
+/** Groups that a list of items was packed into. They have numbers; column k's are base[k] … base[k] + opened[k] − 1. */
+export interface Packing {
+  /** `[position in the list]` → group, −1 for what fitted nowhere. */
+  readonly placedIn: Int32Array;
+  readonly base: Int32Array;
+  readonly opened: Int32Array;
+  /** `[group]` → time. */
+  readonly loads: Float64Array;
+}
+
+/** A workspace for packing, and what the last packing left in it. */
+export interface Packer extends Packing {
   readonly tables: DegreeTables;
   readonly items: Items;
   /** `[item]` → least rank-time of the sequence, time in the fastest group. */
   readonly rankMs: Float64Array;
   readonly fastestMs: Float64Array;
-  /** `[position in the list]` → group, −1 for what fitted nowhere. */
-  readonly placedIn: Int32Array;
-  readonly base: Int32Array;
-  readonly opened: Int32Array;
-  /** `[group]`. */
   loads: Float64Array;
   tokens: Float64Array;
   pairs: Float64Array;
-  /** Groups of column k with room for more, ascending by load, at base[k] … base[k] + open[k] − 1. */
+  /** Groups of column k with room for more, ascending by load, at head[k] … tail[k] − 1: new ones come in front. */
   order: Int32Array;
-  readonly open: Int32Array;
+  readonly head: Int32Array;
+  readonly tail: Int32Array;
   /** Tokens of the smallest item of the list. */
   smallest: number;
   /** Items that fitted nowhere. */
   left: number;
   /** Of the slowest group. */
   ms: number;
+  /** `[column]`, of the item at hand: its time alone, and what it adds to a group at least. */
   readonly alone: Float64Array;
+  readonly least: Float64Array;
 }
 
 export function createPacker(tables: DegreeTables, items: Items): Packer {
@@ -59,11 +64,24 @@ export function createPacker(tables: DegreeTables, items: Items): Packer {
     tokens: new Float64Array(0),
     pairs: new Float64Array(0),
     order: new Int32Array(0),
-    open: new Int32Array(columns),
+    head: new Int32Array(columns),
+    tail: new Int32Array(columns),
     smallest: 0,
     left: 0,
     ms: 0,
     alone: new Float64Array(columns),
+    least: new Float64Array(columns),
+  };
+}
+
+/** The last packing of a list, kept while the packer goes on. */
+export function keepPacking({ placedIn, base, opened, loads }: Packer, length: number): Packing {
+  const last = base.length - 1;
+  return {
+    placedIn: placedIn.slice(0, length),
+    base: base.slice(),
+    opened: opened.slice(),
+    loads: loads.slice(0, base[last]! + opened[last]!),
   };
 }
 
@@ -78,6 +96,9 @@ export interface PackingOptions {
   readonly whole: boolean;
 }
 
+/** Groups of a column that are looked at for one item. */
+const LOOKS = 48;
+
 /**
  * Best fit decreasing into groups of any allowed degree, none slower than a limit. A long item opens the group that
  * spends the least rank-time on it; among open groups of one degree the fullest that has room takes it. The groups are
@@ -89,7 +110,7 @@ export function packWithin(
   list: Int32Array,
   { limitMs, ranks, fillFirst, whole }: PackingOptions,
 ): boolean {
-  const { tables, items, placedIn, alone, base, opened, open } = packer;
+  const { tables, items, placedIn, alone, least, base, opened, head, tail } = packer;
   const { size, capacity } = tables;
   const columns = size.length;
   reset(packer, list, ranks);
@@ -103,7 +124,10 @@ export function packWithin(
     const s = items.tokens[item]!;
     const p = items.pairs[item]!;
     if (s !== previous) {
-      for (let k = 0; k < columns; k++) alone[k] = s > capacity[k]! ? Infinity : loadMs(tables, k, s, p);
+      for (let k = 0; k < columns; k++) {
+        alone[k] = s > capacity[k]! ? Infinity : loadMs(tables, k, s, p);
+        least[k] = leastIncreaseMs(tables, k, s, p);
+      }
       previous = s;
     }
     let fresh = -1;
@@ -119,18 +143,21 @@ export function packWithin(
     let bestAt = -1;
     let bestCost = fillFirst ? Infinity : freshCost * (1 + 1e-9);
     for (let k = 0; k < columns; k++) {
-      if (open[k] === 0 || alone[k]! > limitMs) continue;
-      const from = base[k]!;
+      const from = head[k]!;
+      if (from === tail[k] || alone[k]! > limitMs || size[k]! * least[k]! >= bestCost) continue;
       // Positions before `at` have time for the item at best: latency and overlap may still be in the way.
       let at = from;
-      let end = from + open[k]!;
-      const most = slack - leastIncreaseMs(tables, k, s, p);
+      let end = tail[k]!;
+      const most = slack - least[k]!;
       while (at < end) {
         const middle = (at + end) >> 1;
         if (loads[order[middle]!]! <= most) at = middle + 1;
         else end = middle;
       }
+      // The fullest groups may lack memory for it; beyond a few of them, only the emptiest is worth a look.
+      let looks = 0;
       for (at--; at >= from; at--) {
+        if (++looks === LOOKS) at = from;
         const g = order[at]!;
         if (tokens[g]! + s > capacity[k]!) continue;
         const load = loadMs(tables, k, tokens[g]! + s, packer.pairs[g]! + p);
@@ -173,9 +200,10 @@ function reset(packer: Packer, list: Int32Array, ranks: number): void {
   for (let k = 0; k < size.length; k++) {
     packer.base[k] = total;
     total += Math.min(most, Math.floor(ranks / size[k]!));
+    packer.head[k] = total;
+    packer.tail[k] = total;
+    packer.opened[k] = 0;
   }
-  packer.opened.fill(0);
-  packer.open.fill(0);
   if (total <= packer.loads.length) return;
   packer.loads = new Float64Array(total);
   packer.tokens = new Float64Array(total);
@@ -184,40 +212,43 @@ function reset(packer: Packer, list: Int32Array, ranks: number): void {
 }
 
 /** Opens a group of a column. @returns its position */
-function openGroup({ base, open, opened, order, loads, tokens, pairs }: Packer, column: number): number {
-  const from = base[column]!;
-  const g = from + opened[column]!;
+function openGroup({ base, head, opened, order, loads, tokens, pairs }: Packer, column: number): number {
+  const g = base[column]! + opened[column]!;
   opened[column] = opened[column]! + 1;
   loads[g] = 0;
   tokens[g] = 0;
   pairs[g] = 0;
-  const end = from + open[column]!;
-  for (let at = end; at > from; at--) order[at] = order[at - 1]!;
-  order[from] = g;
-  open[column] = open[column]! + 1;
-  return from;
+  const at = head[column]! - 1;
+  head[column] = at;
+  order[at] = g;
+  return at;
 }
 
-/** Adds an item to the group at a position and keeps the order; a group without room for more is closed. @returns the group */
+/** Adds an item to the group at a position and keeps the order; a group without room for more is closed. */
 function addItem(packer: Packer, column: number, position: number, s: number, p: number): number {
-  const { tables, base, open, order, loads, tokens, pairs } = packer;
+  const { tables, tail, order, loads, tokens, pairs } = packer;
   const g = order[position]!;
   tokens[g] = tokens[g]! + s;
   pairs[g] = pairs[g]! + p;
-  const load = (loads[g] = loadMs(tables, column, tokens[g]!, pairs[g]!));
-  const end = base[column]! + open[column]!;
+  const load = loadMs(tables, column, tokens[g]!, pairs[g]!);
+  loads[g] = load;
+  const end = tail[column]!;
   const full = tokens[g]! + packer.smallest > tables.capacity[column]!;
+  const passes = full ? Infinity : load;
   let at = position + 1;
-  for (; at < end && (full || loads[order[at]!]! < load); at++) order[at - 1] = order[at]!;
-  if (full) open[column] = open[column]! - 1;
+  for (; at < end && loads[order[at]!]! < passes; at++) order[at - 1] = order[at]!;
+  if (full) tail[column] = end - 1;
   else order[at - 1] = g;
   return g;
 }
 
+/** Multiples of what no packing can beat that are tried first: a good packing is close to it. */
+const FIRST_TRIES = [1.01, 1.05, 1.2, 1.8];
+
 /**
  * MULTIFIT (Coffman, Garey and Johnson, 1978) with groups of several sizes: the least time limit, by bisection, within
- * which that many micro-batches of equal length take the whole list, longest first. Leaves in the packer what memory
- * lets in, if it does not let in all.
+ * which that many micro-batches of equal length take the whole list, longest first.
+ * @returns what memory lets in, if it does not let in all
  */
 export function packEvenly(
   packer: Packer,
@@ -225,22 +256,22 @@ export function packEvenly(
   microBatches: number,
   fillFirst: boolean,
   rounds: number,
-): void {
+): Packing & { readonly left: number; readonly ms: number } {
   const ranks = microBatches * packer.tables.ranks;
-  if (!packWithin(packer, list, { limitMs: Infinity, ranks, fillFirst, whole: true })) {
+  const least = lowestMs(packer, list, ranks);
+  let best: ReturnType<typeof packEvenly> | undefined;
+  let [low, high] = [least, Infinity];
+  for (let round = 0; round < rounds && high - low > 1e-3 * low; round++) {
+    const limitMs = best === undefined ? least * (FIRST_TRIES[round] ?? 4) : (low + high) / 2;
+    if (packWithin(packer, list, { limitMs, ranks, fillFirst, whole: true })) {
+      best = { ...keepPacking(packer, list.length), left: 0, ms: packer.ms };
+      high = Math.min(limitMs, packer.ms);
+    } else low = limitMs;
+  }
+  if (best !== undefined) return best;
+  if (!packWithin(packer, list, { limitMs: Infinity, ranks, fillFirst, whole: true }))
     packWithin(packer, list, { limitMs: Infinity, ranks, fillFirst: true, whole: false });
-    return;
-  }
-  let [low, high, best] = [lowestMs(packer, list, ranks), packer.ms, Infinity];
-  let last = true;
-  for (let round = 0; round < rounds && high - low > 1e-3 * high; round++) {
-    // A good packing is close to what no packing can beat: look there first.
-    const limitMs = low + (high - low) * (round === 0 ? 0.02 : round === 1 ? 0.15 : 0.5);
-    last = packWithin(packer, list, { limitMs, ranks, fillFirst, whole: true });
-    if (last) [best, high] = [limitMs, Math.min(limitMs, packer.ms)];
-    else low = limitMs;
-  }
-  if (!last) packWithin(packer, list, { limitMs: best, ranks, fillFirst, whole: true });
+  return { ...keepPacking(packer, list.length), left: packer.left, ms: packer.ms };
 }
 
 /** Where bisection starts: no packing is faster. */

@@ -1,4 +1,4 @@
-import type { Draft } from './draft.js';
+import { byMs, type Draft } from './draft.js';
 import type { Items } from './items.js';
 import type { Random } from './random.js';
 import { anneal, bestDraft, startSearch, type Search } from './search.js';
@@ -16,9 +16,9 @@ export interface RaceOptions {
 
 /** `[round]`: how many searches go on, the share of the budget each gets, temperatures in shares of the step. */
 const ROUNDS = [
-  { searches: 8, share: 0.04, hot: 0.003, cold: 0.0003 },
+  { searches: 6, share: 0.04, hot: 0.003, cold: 0.0003 },
   { searches: 3, share: 0.1, hot: 0.001, cold: 0.0001 },
-  { searches: 1, share: 0.38, hot: 0.0005, cold: 0.00001 },
+  { searches: 1, share: 0.46, hot: 0.0005, cold: 0.00001 },
 ] as const;
 
 /** Successive halving: many first plans are improved a little, the best of them more, the best one most. */
@@ -28,7 +28,7 @@ export function race(
   starts: readonly Draft[],
   { moves, random, window, stop }: RaceOptions,
 ): { best: Draft | undefined; moves: number } {
-  let searches = diverse(starts, ROUNDS[0].searches).map((start) => startSearch(tables, items, start));
+  let searches = promising(starts, ROUNDS[0].searches).map((start) => startSearch(tables, items, start));
   let spent = 0;
   let best: Draft | undefined;
   for (const { searches: many, share, hot, cold } of ROUNDS) {
@@ -40,8 +40,7 @@ export function race(
       spent += search.moves - before;
     }
   }
-  for (const search of searches)
-    if (search.bestMs < (best?.ms ?? Infinity)) best = bestDraft(search);
+  for (const search of searches) if (search.bestMs < (best?.ms ?? Infinity)) best = bestDraft(search);
   return { best, moves: spent };
 }
 
@@ -54,18 +53,18 @@ function rank({ bestMs, state, unplaced }: Search): number {
     let least = Infinity;
     for (let k = 0; k < tables.size.length; k++)
       if (items.tokens[item]! <= tables.capacity[k]!)
-        least = Math.min(least, tables.size[k]! * leastMs(tables, k, items.tokens[item]!, items.pairs[item]!));
+        least = Math.min(
+          least,
+          tables.size[k]! * leastMs(tables, k, items.tokens[item]!, items.pairs[item]!),
+        );
     missing += least;
   }
   return objectiveMs(state) + (1.5 * missing) / tables.ranks;
 }
 
-/** The first of every number of micro-batches, even where items are left over; then the first of all. */
-function diverse(starts: readonly Draft[], many: number): readonly Draft[] {
-  const heads = [
-    ...new Map(starts.toReversed().map((start) => [start.microBatches, start])).values(),
-  ].slice(-3);
-  const chosen = new Set(heads);
-  for (const start of starts) if (chosen.size < many) chosen.add(start);
-  return [...chosen];
+/** The most promising, and the best of those that are complete. */
+function promising(starts: readonly Draft[], many: number): readonly Draft[] {
+  const sorted = starts.toSorted(byMs);
+  const complete = sorted.find(({ left }) => left === 0);
+  return [...new Set([...(complete === undefined ? [] : [complete]), ...sorted])].slice(0, many);
 }

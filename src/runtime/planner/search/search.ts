@@ -4,7 +4,16 @@ import type { Items } from './items.js';
 import { pick, unit, type Random } from './random.js';
 import { insertBest, type Taste } from './recreate.js';
 import { empty, exchange, lower, reshape, window } from './ruin.js';
-import { addGroup, begin, commit, createState, objectiveMs, place, rollback, type SearchState } from './state.js';
+import {
+  addGroup,
+  begin,
+  commit,
+  createState,
+  objectiveMs,
+  place,
+  rollback,
+  type SearchState,
+} from './state.js';
 import { loadMs, type DegreeTables } from './tables.js';
 
 /** A search under way: its plan, the items that have no place, the best complete plan so far. */
@@ -77,7 +86,10 @@ export function startSearch(tables: DegreeTables, items: Items, draft: Draft): S
 /** Gives the ranks that no group has to empty groups: larger ones first, the smallest take what is left. */
 function fillRanks(state: SearchState, m: number): void {
   const { tables, column, members, groups, width } = state;
-  const sizes = Array.from(members.subarray(m * width, m * width + groups[m]!), (s) => tables.size[column[s]!]!);
+  const sizes = Array.from(
+    members.subarray(m * width, m * width + groups[m]!),
+    (s) => tables.size[column[s]!]!,
+  );
   let rest = sizes.reduce((sum, size) => sum - size, tables.ranks);
   const aim = Math.min(4, tables.size.length) - 1;
   for (let k = aim; k >= 0; k--)
@@ -166,7 +178,8 @@ export function anneal(search: Search, options: Annealing): void {
 function ruin(state: SearchState, most: number, random: Random): boolean {
   const m = pick(random, state.microBatches);
   const dice = unit(random);
-  if (dice < 0.1) return exchange(state, m, random) && (pick(random, 2) === 0 || empty(state, m, most, random));
+  if (dice < 0.1)
+    return exchange(state, m, random) && (pick(random, 2) === 0 || empty(state, m, most, random));
   if (dice < 0.45) return reshape(state, m, most, random);
   if (dice < 0.7) return empty(state, m, most, random);
   if (dice < 0.92) return lower(state, m, Math.max(most, 2 * state.groups[m]!), random);

@@ -1,8 +1,8 @@
 import { createRoom } from '../place.js';
 import { chunkItems } from './chunk.js';
-import { byQuality, type Draft } from './draft.js';
+import { byMs, type Draft } from './draft.js';
 import { allItems, type Items } from './items.js';
-import { createPacker, packEvenly, packWithin, type Packer } from './pack.js';
+import { createPacker, keepPacking, packEvenly, packWithin, type Packer, type Packing } from './pack.js';
 import { loadMs, type DegreeTables } from './tables.js';
 
 /** How much a search for first plans may cost. */
@@ -61,17 +61,20 @@ interface Context {
 export function startPlans(
   tables: DegreeTables,
   items: Items,
-  { beam = 2, depth = 4, completed = 2, rounds = 4, stop = () => false }: StartOptions = {},
+  { beam = 4, depth = 6, completed = 8, rounds = 4, stop = () => false }: StartOptions = {},
 ): readonly Draft[] {
   const last = tables.size.length - 1;
   const capacity = (tables.capacity[last]! / tables.size[last]!) * tables.ranks;
   const context: Context = { tables, items, packer: createPacker(tables, items), capacity, rounds };
   const first = frontOf(context, undefined, NOTHING, allItems(items), 0);
-  let fronts = [first];
+  let fronts: readonly Front[] = [first];
   const seen: Front[] = [];
   for (let level = 0; level < depth && !stop(); level++) {
-    const next = fronts.flatMap((one) => extend(context, one)).sort(byOutlook);
-    fronts = next.slice(0, beam);
+    fronts = survivors(
+      context,
+      fronts.flatMap((one) => extend(context, one)),
+      beam,
+    );
     seen.push(...fronts);
   }
   const chosen = [first, ...seen.sort(byOutlook).slice(0, completed)];
@@ -82,10 +85,11 @@ export function startPlans(
     drafts.push(completeEvenly(context, one, one.restTokens > 0.97 * least * capacity ? least + 1 : least));
     if (one === first) for (const more of [0, 1]) drafts.push(completeByRuns(context, one, least + more));
   }
-  return drafts.sort(byQuality);
+  return drafts.sort(byMs);
 }
 
-const byOutlook = (a: Front, b: Front): number => a.outlook - b.outlook;
+const byOutlook = (a: { readonly outlook: number }, b: { readonly outlook: number }): number =>
+  a.outlook - b.outlook;
 
 const NOTHING: Packed = {
   column: new Int32Array(0),
@@ -112,20 +116,49 @@ function frontOf(
   return { before, packed, rest, restTokens, ms, outlook };
 }
 
+/** One more micro-batch for a front: a packing as the packer left it, not yet worth copying out. */
+interface Candidate {
+  readonly before: Front;
+  readonly packing: Packing;
+  readonly ms: number;
+  readonly outlook: number;
+}
+
 /** Packs one more micro-batch, for each of a few times that the longest items may dictate. */
-function extend(context: Context, before: Front): readonly Front[] {
-  const { tables, packer } = context;
+function extend(context: Context, before: Front): readonly Candidate[] {
+  const { tables, items, packer, capacity } = context;
   const { rest } = before;
-  return dictatedMs(context, rest).map((limitMs) => {
+  return dictatedMs(context, rest).map((limitMs): Candidate => {
     packWithin(packer, rest, {
       limitMs: limitMs * (1 + 1e-9),
       ranks: tables.ranks,
       fillFirst: false,
       whole: false,
     });
-    const { packed, left, slowest } = copyPacked(context, rest, 1);
-    return frontOf(context, before, packed, left, before.ms + tables.microBatchMs + slowest);
+    let [restTokens, work] = [0, 0];
+    for (let i = 0; i < rest.length; i++)
+      if (packer.placedIn[i]! < 0) {
+        restTokens += items.tokens[rest[i]!]!;
+        work += packer.rankMs[rest[i]!]!;
+      }
+    const ms = before.ms + tables.microBatchMs + packer.ms;
+    const outlook = ms + tables.microBatchMs * Math.ceil(restTokens / capacity) + work / tables.ranks;
+    return { before, packing: keepPacking(packer, rest.length), ms, outlook };
   });
+}
+
+/** The most promising candidates, no two of them alike: the same micro-batches in another order look the same. */
+function survivors(context: Context, candidates: readonly Candidate[], many: number): readonly Front[] {
+  const fronts: Front[] = [];
+  let previous = -1;
+  for (const { before, packing, ms, outlook } of candidates.toSorted(byOutlook)) {
+    if (fronts.length === many) break;
+    if (outlook - previous <= 1e-9 * outlook) continue;
+    previous = outlook;
+    const { packed, left } = copyPacked(context.tables, packing, before.rest, 1);
+    fronts.push(frontOf(context, before, packed, left, ms));
+  }
+  return fronts;
 }
 
 /** How long the longest item, or the two longest in one group, take in groups of several sizes. */
@@ -149,67 +182,73 @@ function dictatedMs({ tables, items }: Context, rest: Int32Array): readonly numb
 }
 
 /**
- * Copies the packer's groups out and deals them to micro-batches: larger ones first, of one size the slower first, so
- * that micro-batches end up sorted by time. Items of groups that nodes have no room for are left over.
+ * Copies the groups of a packing out and deals them to micro-batches: larger ones first, of one size the slower first,
+ * so that micro-batches end up sorted by time. Items of groups that nodes have no room for are left over.
  */
 function copyPacked(
-  { tables, packer }: Context,
+  tables: DegreeTables,
+  { placedIn, base, opened, loads }: Packing,
   list: Int32Array,
   microBatches: number,
 ): { packed: Packed; left: Int32Array; slowest: number } {
-  const { base, opened, loads, placedIn } = packer;
   const ids: number[] = [];
   const columnOf: number[] = [];
   for (let k = tables.size.length - 1; k >= 0; k--) {
-    const from = ids.length;
-    for (let g = base[k]!; g < base[k]! + opened[k]!; g++) ids.push(g);
-    if (microBatches > 1 && ids.length - from > 1) {
-      const sorted = ids.splice(from).sort((a, b) => loads[b]! - loads[a]! || a - b);
-      for (const g of sorted) ids.push(g);
+    const part: number[] = [];
+    for (let g = 0; g < opened[k]!; g++) part.push(base[k]! + g);
+    if (microBatches > 1) part.sort((a, b) => loads[b]! - loads[a]! || a - b);
+    for (const g of part) {
+      ids.push(g);
+      columnOf.push(k);
     }
-    while (columnOf.length < ids.length) columnOf.push(k);
   }
-  const microBatch = dealOut(
-    tables,
-    columnOf.map((k) => tables.size[k]!),
-    microBatches,
-  );
+  const microBatch = dealOut(tables, columnOf, microBatches);
   const numberOf = new Int32Array(loads.length).fill(-1);
-  const kept: number[] = [];
-  ids.forEach((g, i) => {
-    if (microBatch[i]! >= 0) numberOf[g] = kept.push(i) - 1;
-  });
-  const [inside, groupOf, left] = [new Int32Array(list.length), new Int32Array(list.length), [] as number[]];
-  let n = 0;
+  let groups = 0;
+  let slowest = 0;
+  const [column, kept] = [new Int32Array(ids.length), new Int32Array(ids.length)];
+  const ms = new Float64Array(ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    if (microBatch[i]! < 0) continue;
+    numberOf[ids[i]!] = groups;
+    column[groups] = columnOf[i]!;
+    kept[groups] = microBatch[i]!;
+    ms[groups] = loads[ids[i]!]!;
+    if (ms[groups]! > slowest) slowest = ms[groups]!;
+    groups++;
+  }
+  const [inside, groupOf, left] = [list.slice(), list.slice(), list.slice()];
+  let [n, over] = [0, 0];
   for (let i = 0; i < list.length; i++) {
     const group = placedIn[i]! < 0 ? -1 : numberOf[placedIn[i]!]!;
-    if (group < 0) left.push(list[i]!);
+    if (group < 0) left[over++] = list[i]!;
     else {
       inside[n] = list[i]!;
       groupOf[n++] = group;
     }
   }
   const packed: Packed = {
-    column: Int32Array.from(kept, (i) => columnOf[i]!),
-    loads: Float64Array.from(kept, (i) => loads[ids[i]!]!),
+    column: column.subarray(0, groups),
+    loads: ms.subarray(0, groups),
     items: inside.subarray(0, n),
     groupOf: groupOf.subarray(0, n),
-    microBatch: Int32Array.from(kept, (i) => microBatch[i]!),
+    microBatch: kept.subarray(0, groups),
     microBatches,
   };
-  const slowest = packed.loads.reduce((a, b) => Math.max(a, b), 0);
-  return { packed, left: Int32Array.from(left), slowest };
+  return { packed, left: left.subarray(0, over), slowest };
 }
 
 /** Micro-batch of each group, the first that has room; −1 for those that have none. */
-function dealOut(tables: DegreeTables, sizes: readonly number[], microBatches: number): Int32Array {
+function dealOut(tables: DegreeTables, columns: readonly number[], microBatches: number): Int32Array {
   const { ranks, ranksPerNode, fitsByCount } = tables;
+  if (microBatches === 1 && fitsByCount) return new Int32Array(columns.length);
   const rooms = Array.from({ length: microBatches }, () =>
     fitsByCount ? countRoom(ranks) : createRoom(ranks, ranksPerNode),
   );
   // A micro-batch that has no room for a size has none for it later.
   let [from, previous] = [0, 0];
-  return Int32Array.from(sizes, (size) => {
+  return Int32Array.from(columns, (column) => {
+    const size = tables.size[column]!;
     if (size !== previous) [from, previous] = [0, size];
     while (from < microBatches && rooms[from]!.take(size) < 0) from++;
     return from < microBatches ? from : -1;
@@ -229,36 +268,39 @@ function completeByRuns(context: Context, one: Front, count: number): Draft {
   for (const run of chunkItems(items.tokens, one.rest, count)) {
     let best: ReturnType<typeof copyPacked> | undefined;
     for (const fillFirst of [false, true]) {
-      packEvenly(packer, run, 1, fillFirst, rounds);
+      const packing = packEvenly(packer, run, 1, fillFirst, rounds);
       const better =
         best === undefined ||
-        packer.left < best.left.length ||
-        (packer.left === best.left.length && packer.ms < best.slowest);
-      if (better) best = copyPacked(context, run, 1);
+        packing.left < best.left.length ||
+        (packing.left === best.left.length && packing.ms < best.slowest);
+      if (better) best = copyPacked(tables, packing, run, 1);
     }
     const { packed, slowest } = best!;
     left.push(...best!.left);
     front = { ...front, before: front, packed, ms: front.ms + tables.microBatchMs + slowest };
   }
-  return draftOf(context, front, left.length);
+  return draftOf(context, front, left);
 }
 
 /** Micro-batches of equal length, packed together: long and short sequences share groups. */
 function completeEvenly(context: Context, one: Front, count: number): Draft {
-  if (one.rest.length === 0) return draftOf(context, one, 0);
-  packEvenly(context.packer, one.rest, count, false, context.rounds);
-  const { packed, left } = copyPacked(context, one.rest, count);
+  if (one.rest.length === 0) return draftOf(context, one, []);
+  const packing = packEvenly(context.packer, one.rest, count, false, context.rounds);
+  const { packed, left } = copyPacked(context.tables, packing, one.rest, count);
   const slowest = new Float64Array(count);
   packed.loads.forEach((ms, g) => {
     const m = packed.microBatch[g]!;
     if (ms > slowest[m]!) slowest[m] = ms;
   });
   const ms = slowest.reduce((sum, most) => sum + context.tables.microBatchMs + most, one.ms);
-  return draftOf(context, { ...one, before: one, packed, ms }, left.length);
+  return draftOf(context, { ...one, before: one, packed, ms }, left);
 }
 
+/** What leaves gaps behind costs more than its rank-time. */
+const GAPS = 1.5;
+
 /** All micro-batches of a front and of those before it. */
-function draftOf({ items }: Context, front: Front, left: number): Draft {
+function draftOf({ items, tables, packer }: Context, front: Front, left: ArrayLike<number>): Draft {
   const chain: Packed[] = [];
   for (let one: Front | undefined = front; one !== undefined; one = one.before) chain.unshift(one.packed);
   const groupOf = new Int32Array(items.count).fill(-1);
@@ -273,5 +315,8 @@ function draftOf({ items }: Context, front: Front, left: number): Draft {
     });
     microBatches += packed.microBatches;
   }
-  return { microBatches, column, microBatch, groupOf, left, ms: front.ms };
+  let missing = 0;
+  for (let i = 0; i < left.length; i++) missing += packer.rankMs[left[i]!]!;
+  const ms = front.ms + (GAPS * missing) / tables.ranks;
+  return { microBatches, column, microBatch, groupOf, left: left.length, ms };
 }

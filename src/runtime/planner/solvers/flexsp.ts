@@ -81,7 +81,11 @@ async function findPlan(
     if (best === undefined || ms < best.ms) best = { groups, ms };
   }
   const fallback = best === undefined ? oneDegreePlan(tables, items) : best.groups;
-  return { shapes: shapesOf(draftOf(fallback, items, best?.ms ?? 0), items, model), moves: programs, cutShort };
+  return {
+    shapes: shapesOf(draftOf(fallback, items, best?.ms ?? 0), items, model),
+    moves: programs,
+    cutShort,
+  };
 }
 
 /** `[slot]` → column: as many groups of every degree as fit. */
@@ -169,7 +173,9 @@ function groupsOf({ microBatches, column, microBatch, groupOf }: Draft): readonl
   const held: number[][] = Array.from(column, () => []);
   groupOf.forEach((group, item) => held[group]!.push(item));
   return Array.from({ length: microBatches }, (_, m) =>
-    held.flatMap((list, g) => (microBatch[g] === m && list.length > 0 ? [{ column: column[g]!, held: list }] : [])),
+    held.flatMap((list, g) =>
+      microBatch[g] === m && list.length > 0 ? [{ column: column[g]!, held: list }] : [],
+    ),
   );
 }
 
