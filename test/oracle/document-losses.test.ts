@@ -61,12 +61,15 @@ describe.each([
   const oracle = loadOracle(modelFolder(name));
   let pkg: Package;
   let all: Document[];
+  let session: TrainingSession;
 
   beforeAll(async () => {
     pkg = await compiled(name);
+    session = await TrainingSession.open(pkg, { ranks: 4 });
     const cases = await Promise.all(['first', 'packed'].map((c) => documentsOf(pkg, oracle, c)));
     all = cases.flat();
   });
+  afterAll(() => session.close());
 
   test('the loss is guessed, with a note', () => {
     expect(pkg.manifest.loss).toMatchObject({ kind, pool });
@@ -74,24 +77,19 @@ describe.each([
   });
 
   test('gradients are PyTorch’s on both executors', async () => {
-    const session = await TrainingSession.open(pkg, { ranks: 3 });
-    try {
-      for (const [c, { loss, predicted_tokens }] of Object.entries(oracle.json.cases)) {
-        const plan = { lanes: [lane(0, 3, await documentsOf(pkg, oracle, c))] };
-        const ort = await session.gradients([plan]);
-        expect(ort.tokens).toBe(predicted_tokens);
-        expect(Math.abs(ort.loss - loss)).toBeLessThan(1e-5);
-        expect((await session.evaluate([plan])).loss).toBeCloseTo(loss, 5);
-        const found = oracleGradientError(oracle, c, ort.gradients);
-        expect(found.error, `${c} ${found.worst}`).toBeLessThan(1e-4);
-        const exact = openReference(pkg).gradients(plan);
-        expect(Math.abs(exact.lossSum / exact.count - loss)).toBeLessThan(1e-5);
-        const gradients = new Map([...exact.gradients].map(([n, { data }]) => [n, data]));
-        const reference = oracleGradientError(oracle, c, gradients);
-        expect(reference.error, reference.worst).toBeLessThan(1e-4);
-      }
-    } finally {
-      await session.close();
+    for (const [c, { loss, predicted_tokens }] of Object.entries(oracle.json.cases)) {
+      const plan = { lanes: [lane(0, 4, await documentsOf(pkg, oracle, c))] };
+      const ort = await session.gradients([plan]);
+      expect(ort.tokens).toBe(predicted_tokens);
+      expect(Math.abs(ort.loss - loss)).toBeLessThan(1e-5);
+      expect((await session.evaluate([plan])).loss).toBeCloseTo(loss, 5);
+      const found = oracleGradientError(oracle, c, ort.gradients);
+      expect(found.error, `${c} ${found.worst}`).toBeLessThan(1e-4);
+      const exact = openReference(pkg).gradients(plan);
+      expect(Math.abs(exact.lossSum / exact.count - loss)).toBeLessThan(1e-5);
+      const gradients = new Map([...exact.gradients].map(([n, { data }]) => [n, data]));
+      const reference = oracleGradientError(oracle, c, gradients);
+      expect(reference.error, reference.worst).toBeLessThan(1e-4);
     }
   });
 
@@ -117,19 +115,13 @@ describe.each([
   });
 
   test('on ONNX Runtime neither, nor on micro-batches', async () => {
-    const gradientsOf = async (ranks: number, plan: readonly MicroBatchPlan[]) => {
-      const session = await TrainingSession.open(pkg, { ranks });
-      try {
-        const { gradients, tokens } = await session.gradients(plan);
-        expect(tokens).toBe(all.length);
-        return new Map(
-          [...gradients].map(([n, g]) => [n, { shape: [g.length], data: Float64Array.from(g) }]),
-        );
-      } finally {
-        await session.close();
-      }
+    const gradientsOf = async (plan: readonly MicroBatchPlan[]) => {
+      const { gradients, tokens } = await session.gradients(plan);
+      expect(tokens).toBe(all.length);
+      return new Map([...gradients].map(([n, g]) => [n, { shape: [g.length], data: Float64Array.from(g) }]));
     };
-    const alone = await gradientsOf(1, [{ lanes: [lane(0, 1, all)] }]);
+    const idle = [1, 2, 3].map((rank) => lane(rank, 1, []));
+    const alone = await gradientsOf([{ lanes: [lane(0, 1, all), ...idle] }]);
     const plans: readonly (readonly MicroBatchPlan[])[] = [
       [{ lanes: [lane(0, 4, all)] }],
       [
@@ -138,7 +130,7 @@ describe.each([
       ],
     ];
     for (const plan of plans) {
-      const { error, parameter } = gradientError(alone, await gradientsOf(4, plan));
+      const { error, parameter } = gradientError(alone, await gradientsOf(plan));
       expect(error, parameter).toBeLessThan(1e-5);
     }
   });

@@ -1,5 +1,6 @@
 /** Which stored tensors are parameters, and which of those are trained. */
 import { UserError } from '../../../errors.js';
+import { isFloat } from '../dtype.js';
 import { torchName, type TorchName } from '../names.js';
 import { findTiedInitializers } from '../tied.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
@@ -45,7 +46,7 @@ type Role =
   | 'angle';
 
 /**
- * The rule, for every float tensor with more than one element that the translated nodes read:
+ * The rule, for every float tensor with more than one element, and biases of one output, that the translated nodes read:
  * beside activations: trained. A table read at positions: trained, unless its columns are cosines and sines.
  * Within cosines and sines of positions only: frequencies, not trained. Within other functions of
  * positions: trained where the file knows it as a module's weight or bias.
@@ -60,14 +61,16 @@ export function decideTrainable(
   return new Map(
     stored.map((tensor) => [
       tensor.name,
-      decide(classified.model, tensor, roles.get(tensor.name) ?? new Set(['data'])),
+      decide(classified, tensor, roles.get(tensor.name) ?? new Set(['data'])),
     ]),
   );
 }
 
-function decide(model: OnnxModel, tensor: OnnxInitializer, roles: ReadonlySet<Role>): Decision {
+function decide(classified: Classified, tensor: OnnxInitializer, roles: ReadonlySet<Role>): Decision {
+  const { model } = classified;
   if (!model.initializers.has(tensor.name))
     return { trainable: false, reason: 'a Constant node: a trained value could not be written back' };
+  if (isUnitBias(classified, tensor.name)) return { trainable: true, reason: 'the bias of one output' };
   if (tensor.elementCount <= 1) return { trainable: false, reason: 'a single number' };
   if (roles.has('data')) return { trainable: true, reason: 'used beside activations' };
   if (roles.has('table')) {
@@ -79,6 +82,19 @@ function decide(model: OnnxModel, tensor: OnnxInitializer, roles: ReadonlySet<Ro
   return torchName(model, tensor.name) === undefined
     ? { trainable: false, reason: 'a constant within functions of positions' }
     : { trainable: true, reason: 'a weight within a function of positions' };
+}
+
+/** Whether a single number is the bias of a product of one column: a head of one output. */
+export function isUnitBias({ model, nodes, facts }: Classified, name: string): boolean {
+  const stored = model.initializers.get(name);
+  if (stored?.dims.length !== 1 || stored.dims[0] !== 1 || !isFloat(stored.dtype)) return false;
+  return nodes.some(({ opType, inputs }) => {
+    if (opType === 'Gemm') return inputs[2] === name;
+    if (opType !== 'Add' || !inputs.includes(name)) return false;
+    const product = facts.get(inputs.find((input) => input !== name) ?? '')?.node;
+    const weight = product?.opType === 'MatMul' ? facts.get(product.inputs[1]!) : undefined;
+    return weight?.stored?.dims.at(-1) === 1;
+  });
 }
 
 function rolesOf(
@@ -120,7 +136,9 @@ function passed(
 
 /** Inputs that programs have of their own: data, and what the update is given. */
 const PROGRAM_INPUTS: ReadonlySet<string> = new Set(
-  'tokens positions documents token_types labels hidden count lr correction1 correction2'.split(' '),
+  'tokens positions documents token_types lengths labels targets teacher_ids teacher_logits hidden count lr correction1 correction2'.split(
+    ' ',
+  ),
 );
 /** What programs call a parameter's gradient and moments. */
 const DERIVED_NAME = /^(?:grad|m|v)\/(.*)$/s;

@@ -7,6 +7,7 @@ import { nodeText, type OnnxOp } from './context.js';
 import { formText, type Form } from './forms.js';
 import { lengthOf, lengthText, type LengthForm } from './length.js';
 import { onnxOp } from './ops/index.js';
+import { isUnitBias } from './parameters.js';
 import { isTokens } from './shapes.js';
 import { MAX_LITERAL, recognizer, type Recognizer } from './recognize.js';
 
@@ -50,6 +51,7 @@ export async function planImport(classified: Classified, output: string): Promis
     const facts = classified.facts.get(name)!;
     const found =
       (await scaleOf(classified, name, reader, recognition)) ??
+      (isUnitBias(classified, name) ? { leaf: { kind: 'stored' as const } } : undefined) ??
       (await leafOf(name, facts, reader, recognition));
     if (found !== undefined) {
       leaves.set(name, found.leaf);
