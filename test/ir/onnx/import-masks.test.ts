@@ -196,6 +196,65 @@ describe('masks', () => {
     },
   );
 
+  describe('positions counted from the tokens', () => {
+    const counted: readonly NodeText[] = [
+      ['Equal', 'input_ids c', 'padded'],
+      ['Not', 'padded', 'real'],
+      ['Cast', 'real', 'ones', { to: 7 }],
+      ['CumSum', 'ones one', 'count'],
+      ['Mul', 'count ones', 'kept'],
+      ['Add', 'kept c', 'places'],
+      ['Gather', 'wpe places', 'p'],
+      ['Add', 'x p', 'y'],
+      ['LessOrEqual', 'column row', 'mask'],
+    ];
+    const nodes = [
+      ...PRELUDE,
+      ...counted,
+      ...ATTENTION.map(([op, inputs, ...rest]): NodeText => [op, inputs.replace(/\bx\b/g, 'y'), ...rest]),
+    ];
+    const wpe = floatsOf('wpe', [32, 4], (i) => Math.sin(3 * i * i));
+
+    test.each([0, 1, 5])('are positions + %i + 1 in documents without that token', async (c) => {
+      const imported = await importCase({ nodes, c, tables: [wpe] });
+      expect(imported.padding).toEqual([c]);
+      expect(imported.provenLength).toBeUndefined();
+      expect(imported.maxPositions).toBe(32 - c - 1);
+      expect(imported.notes).toContainEqual(`places is positions + ${c + 1}, proved for every length`);
+    });
+
+    test('a comparison of tokens that is not counted stays one', async () => {
+      const compared = nodes.map(([op, inputs, ...rest]): NodeText =>
+        op === 'CumSum' ? ['Identity', inputs.split(' ')[0]!, ...rest] : [op, inputs, ...rest],
+      );
+      const imported = await importCase({ nodes: compared, tables: [wpe] });
+      expect(imported.padding).toBeUndefined();
+      expect(topologicalOrder(imported.graph).map(({ op }) => op)).toContain('equal');
+    });
+  });
+
+  test('what changes with the length holds up to there', async () => {
+    const imported = await importCase({
+      nodes: [
+        ...PRELUDE,
+        ['ReduceMax', 'iota', 'most', { keepdims: 0 }],
+        ['Greater', 'most c', 'long'],
+        ['Where', 'long ftwo fone', 'factor'],
+        ['Mul', 'x factor', 'scaled'],
+        ['LessOrEqual', 'column row', 'mask'],
+        ...ATTENTION.map(([op, inputs, ...rest]): NodeText => [
+          op,
+          inputs.replace('x xt', 'scaled xt'),
+          ...rest,
+        ]),
+      ],
+      c: 40,
+      tables: [floatsOf('fone', [], () => 1), floatsOf('ftwo', [], () => 2)],
+    });
+    expect(imported.provenLength).toBe(41);
+    expect(imported.notes).toContainEqual('factor is constant 1, proved up to 41 tokens');
+  });
+
   test('a form found by arithmetic with no proof holds up to the lengths tried', async () => {
     const imported = await importCase({
       nodes: withMask(
@@ -230,7 +289,11 @@ describe('masks', () => {
       ['LessOrEqual', 'column row', 'causal'],
       ['And', 'same causal', 'mask'],
     ];
-    await expect(importCase({ nodes: withMask(...chunks), c: 40 })).rejects.toThrow(/not recognised/);
+    await expect(importCase({ nodes: withMask(...chunks), c: 12 })).rejects.toThrow(/not recognised/);
+    // One chunk is causal: so far, and no further.
+    const imported = await importCase({ nodes: withMask(...chunks), c: 40 });
+    expect(masksOf(imported)).toEqual(['mask:causal:additive#0']);
+    expect(imported.provenLength).toBe(40);
   });
 });
 
@@ -323,11 +386,11 @@ describe('refusals name what would fix them', () => {
       {
         nodes: [
           ['Gather', 'wte input_ids', 'x'],
-          ['Celu', 'x', 'y'],
+          ['LRN', 'x', 'y'],
           ['MatMul', 'y head', 'logits'],
         ],
       },
-      /Celu node n_y: operation Celu is not supported/,
+      /LRN node n_y: operation LRN is not supported: it works on neighbourhoods/,
     ],
     [
       {

@@ -141,7 +141,7 @@ function repeated(ctx: TranslateContext, x: Value, queryHeads: number): Value {
 interface Scoring {
   /** 0: 1 / √(head size). */
   readonly scale: number;
-  /** 0: none. */
+  /** 0: none. Scores s become c · tanh(s / c), before they are masked. */
   readonly softcap: number;
   readonly added: Value | undefined;
   readonly causal: boolean;
@@ -149,55 +149,97 @@ interface Scoring {
   readonly window: number | undefined;
 }
 
-/** softmax(q·kᵀ)·v of q[1, H, S, D], k[1, Hkv, S, D] and v[1, Hkv, S, Dv], spelled out: [1, H, S, Dv]. */
-export function attend(ctx: TranslateContext, q: Value, k: Value, v: Value, scoring: Scoring): Value {
+interface Attended {
+  /** [1, H, S, Dv] */
+  readonly out: Value;
+  /** [1, H, S, S]: the scaled products, after the cap, after the masks, after softmax. */
+  readonly scores: readonly [product: Value, capped: Value, masked: Value, weights: Value];
+}
+
+/** softmax(q·kᵀ)·v of q[1, H, S, D], k[1, Hkv, S, D] and v[1, Hkv, S, Dv], spelled out. */
+export function attend(ctx: TranslateContext, q: Value, k: Value, v: Value, scoring: Scoring): Attended {
+  const { build } = ctx;
   const queryHeads = constantDim(ctx, sizesOf(q)[1], 'the number of heads');
   const size = constantDim(ctx, sizesOf(q)[3], 'the head size');
   const [keys, values] = [k, v].map((x) => repeated(ctx, x, queryHeads)) as [Value, Value];
-  const turned = ctx.build.one('transpose', [keys], { perm: [0, 1, 3, 2] });
-  const product = ctx.build.one('matmul', [q, turned]);
-  let scores = scaled(ctx, product, scoring.scale === 0 ? 1 / Math.sqrt(size) : scoring.scale);
-  if (scoring.softcap !== 0) {
-    const tanh = ctx.build.one('tanh', [scaled(ctx, scores, 1 / scoring.softcap)]);
-    scores = scaled(ctx, tanh, scoring.softcap);
-  }
-  if (scoring.added !== undefined) scores = ctx.build.one('add', [scores, scoring.added]);
+  const turned = build.one('transpose', [keys], { perm: [0, 1, 3, 2] });
+  const scale = scoring.scale === 0 ? 1 / Math.sqrt(size) : scoring.scale;
+  const product = scaled(ctx, build.one('matmul', [q, turned]), scale);
+  const capped =
+    scoring.softcap === 0
+      ? product
+      : scaled(ctx, build.one('tanh', [scaled(ctx, product, 1 / scoring.softcap)]), scoring.softcap);
+  let masked = scoring.added === undefined ? capped : build.one('add', [capped, scoring.added]);
   if (scoring.causal) {
-    const [, , rows, columns] = sizesOf(scores) as [Size, Size, Size, Size];
-    scores = ctx.build.one('add', [scores, ctx.causalMask([one, one, rows, columns], scoring.window)]);
+    const [, , rows, columns] = sizesOf(product) as [Size, Size, Size, Size];
+    masked = build.one('add', [masked, ctx.causalMask([one, one, rows, columns], scoring.window)]);
   }
-  return ctx.build.one('matmul', [ctx.build.one('softmax', [scores], { dim: 3 }), values]);
+  const weights = guarded(ctx, build.one('softmax', [masked], { dim: 3 }), scoring.added);
+  return { out: build.one('matmul', [weights, values]), scores: [product, capped, masked, weights] };
 }
 
-function resultDims(ctx: OpContext): Dims {
-  const [q, v] = [ctx.operand(0), ctx.operand(2)];
-  if (q.dims.length === 4) return [...q.dims.slice(0, 3), v.dims.at(-1)!];
-  const size = constantDim(ctx, v.dims.at(-1), 'the hidden size of v') / ctx.int('kv_num_heads', 1);
-  return [...q.dims.slice(0, 2), constantSize(size * ctx.int('q_num_heads', 1))];
+/** A row that an unknown mask hides whole has weights of 0. Recognised masks hide no row whole. */
+function guarded(ctx: TranslateContext, weights: Value, mask: Value | undefined): Value {
+  if (mask === undefined || mask.node.attrs['form'] === 'mask') return weights;
+  const zero = ctx.build.one('constant', [], { dtype: 'f32', shape: [], data: [0] });
+  return ctx.build.one('where', [ctx.build.one('is_nan', [weights]), zero, weights]);
+}
+
+/** q, k or v's dims as [1, H, S, D]. */
+function headDims(ctx: OpContext, index: number, attribute: string): Dims {
+  const { dims } = ctx.operand(index);
+  if (dims.length === 4) return dims;
+  const [count, width] = [ctx.int(attribute, 0), constantDim(ctx, dims[2], 'the hidden size')];
+  if (dims.length !== 3 || count < 1 || width % count !== 0)
+    return ctx.fail(
+      `has ${count} heads (${attribute}) for ${printDims(dims)}`,
+      'export the model again: 3-D operands need the number of heads',
+    );
+  return [dims[0]!, constantSize(count), dims[1]!, constantSize(width / count)];
+}
+
+/** The band of keys that a query sees. `window`: how many, its own included; only where causal. */
+function bandOf(ctx: OpContext): { readonly causal: boolean; readonly window: number | undefined } {
+  const left = ctx.int('left_window_size', -1);
+  const right = ctx.int('is_causal', 0) === 1 ? 0 : ctx.int('right_window_size', -1);
+  if (right > 0 || (right < 0 && left >= 0))
+    ctx.fail(
+      `sees ${left < 0 ? 'all' : left} keys before a query and ${right < 0 ? 'all' : right} after it`,
+      'only windows that end at the query are supported: is_causal=1 or right_window_size=0',
+    );
+  return { causal: right === 0, window: right === 0 && left >= 0 ? left + 1 : undefined };
 }
 
 const Attention: OnnxOp = {
   infer: (ctx) => {
-    if (ctx.has(4) || ctx.has(5)) ctx.fail('reads a KV cache', 'export the model with use_cache=False');
-    if (ctx.node.outputs.slice(1).some((name) => name !== ''))
-      ctx.fail('gives a KV cache or scores', 'export the model with use_cache=False');
-    return [{ dtype: ctx.operand(0).dtype, dims: resultDims(ctx) }];
+    for (const index of [4, 5])
+      if (ctx.has(index) && !ctx.operand(index).dims.some((size) => constantOf(size) === 0))
+        ctx.fail('reads a KV cache', 'export the model with use_cache=False');
+    if (ctx.has(6))
+      ctx.fail('reads an external KV cache (nonpad_kv_seqlen)', 'export the model with use_cache=False');
+    const { dtype, dims } = ctx.operand(0);
+    const [q, k, v] = ['q_num_heads', 'kv_num_heads', 'kv_num_heads'].map((name, i) =>
+      headDims(ctx, i, name),
+    ) as [Dims, Dims, Dims];
+    const [batch, heads, rows] = q as [Size, Size, Size, Size];
+    const flat = [batch, rows, mulSizes(heads, v[3]!)];
+    return [dims.length === 4 ? [batch, heads, rows, v[3]!] : flat, k, v, [batch, heads, rows, k[2]!]].map(
+      (result) => ({ dtype, dims: result }),
+    );
   },
+  values: [0, 1, 2, 3],
   translate: (ctx) => {
-    // Opset 23 and its corrections disagree about whether the cap comes before or after the mask.
-    if (ctx.float('softcap', 0) !== 0)
-      ctx.fail('caps its scores', 'export with opset 20, which spells the cap out');
     const q = heads(ctx, 0, 'q_num_heads');
     const [k, v] = [1, 2].map((i) => heads(ctx, i, 'kv_num_heads')) as [Value, Value];
-    const out = attend(ctx, q, k, v, {
+    const { out, scores } = attend(ctx, q, k, v, {
       scale: ctx.float('scale', 0),
-      softcap: 0,
+      softcap: ctx.float('softcap', 0),
       added: ctx.has(3) ? ctx.additiveMask(3) : undefined,
-      causal: ctx.int('is_causal', 0) === 1,
-      window: undefined,
+      ...bandOf(ctx),
     });
-    if (ctx.operand(0).dims.length === 4) return [out];
-    return [reshapeTo(ctx, ctx.build.one('transpose', [out], { perm: [0, 2, 1, 3] }), ctx.results[0]!.dims)];
+    const flat = ctx.operand(0).dims.length === 3;
+    const result = flat ? reshapeTo(ctx, tokensFirst(ctx, out), ctx.results[0]!.dims) : out;
+    return [result, k, v, scores[ctx.int('qk_matmul_output_mode', 0)]];
   },
 };
 

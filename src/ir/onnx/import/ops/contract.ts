@@ -2,7 +2,7 @@
 import type { Value } from '../../../graph.js';
 import { constantOf } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type Shaped, type TranslateContext } from '../context.js';
-import { broadcastSizes, one, printDims, sameDims, zero, type Dims } from '../shapes.js';
+import { broadcastSizes, one, printDims, type Dims } from '../shapes.js';
 import { reshapeTo } from './layout.js';
 
 const MatMul: OnnxOp = {
@@ -138,62 +138,13 @@ const TopK: OnnxOp = {
   },
 };
 
-/** Only the last dim: what models have, and what the IR's norms are. */
-function lastAxisOnly(ctx: TranslateContext): void {
-  const rank = ctx.operand(0).dims.length;
-  if (ctx.axis(ctx.int('axis', -1), rank) !== rank - 1)
-    ctx.fail(
-      'normalises over several dims, expected the last',
-      'use a model that normalises over the hidden dim',
-    );
-  if (!sameDims(ctx.operand(1).dims, [ctx.operand(0).dims.at(-1)!]))
-    ctx.fail(
-      `has a weight of ${printDims(ctx.operand(1).dims)}, expected one of the last dim`,
-      'export the model again',
-    );
-}
-
-const LayerNormalization: OnnxOp = {
-  infer: (ctx) => {
-    const { dtype, dims } = ctx.operand(0);
-    const at = ctx.axis(ctx.int('axis', -1), dims.length);
-    const kept = dims.map((size, i) => (i < at ? size : one));
-    return [
-      { dtype, dims },
-      { dtype: 'f32', dims: kept },
-      { dtype: 'f32', dims: kept },
-    ];
-  },
-  translate: (ctx) => {
-    lastAxisOnly(ctx);
-    const width = constantOf(ctx.operand(0).dims.at(-1) ?? zero) ?? ctx.fail('normalises over the tokens');
-    const bias = ctx.has(2)
-      ? ctx.value(2)
-      : ctx.build.one('broadcast', [scalar(ctx, 0)], { shape: [width], axes: [] });
-    return [
-      ctx.build.one('layer_norm', [ctx.value(0), ctx.value(1), bias], { eps: ctx.float('epsilon', 1e-5) }),
-    ];
-  },
-};
-
-const RMSNormalization: OnnxOp = {
-  infer: (ctx) => [{ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims }],
-  translate: (ctx) => {
-    lastAxisOnly(ctx);
-    return [ctx.build.one('rms_norm', [ctx.value(0), ctx.value(1)], { eps: ctx.float('epsilon', 1e-5) })];
-  },
-};
-
 export const contractOps = {
   MatMul,
   Gemm,
   ReduceMean: reduction('reduce_mean'),
   ReduceSum: reduction('reduce_sum'),
   ReduceMax: reduction('reduce_max'),
-  ReduceMin: reduction(undefined),
   ReduceProd: reduction(undefined),
   Softmax,
   TopK,
-  LayerNormalization,
-  RMSNormalization,
 } as const satisfies Record<string, OnnxOp>;

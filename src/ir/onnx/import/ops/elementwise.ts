@@ -84,14 +84,27 @@ const inferElementwise =
 const first = (operands: readonly Shaped[]): OnnxDtype => operands[0]!.dtype;
 const bool = (): OnnxDtype => 'bool';
 
+/** Integers of the IR do not wrap around as narrow ones do. */
+function refuseNarrow(ctx: TranslateContext): void {
+  const { dtype } = ctx.results[0]!;
+  if (irDtype(dtype) === 'i32' && dtype !== 'i64' && dtype !== 'i32')
+    ctx.fail(`computes in ${dtype} what depends on the tokens`, 'cast to int64 before the arithmetic');
+}
+
 const unary = (op: string, fn?: Fold, dtype = first): OnnxOp => ({
   infer: inferElementwise(dtype, fn),
-  translate: (ctx) => [ctx.build.one(op, [ctx.value(0)])],
+  translate: (ctx) => {
+    refuseNarrow(ctx);
+    return [ctx.build.one(op, [ctx.value(0)])];
+  },
 });
 
 const binary = (op: string, fn?: Fold, dtype = first): OnnxOp => ({
   infer: inferElementwise(dtype, fn),
-  translate: (ctx) => [ctx.build.one(op, [ctx.value(0), ctx.value(1)])],
+  translate: (ctx) => {
+    refuseNarrow(ctx);
+    return [ctx.build.one(op, [ctx.value(0), ctx.value(1)])];
+  },
 });
 
 /** Understood in index arithmetic only. */
@@ -141,6 +154,24 @@ const Pow: OnnxOp = {
 export const castTo = (ctx: TranslateContext, value: Value, to: 'f32' | 'i32' | 'bool'): Value =>
   value.type.dtype === to ? value : ctx.build.one('cast', [value], { to });
 
+/** Types that values at run time may be cast to: others round, saturate or wrap around. */
+const CAST_TARGETS: ReadonlySet<OnnxDtype> = new Set<OnnxDtype>([
+  'f32',
+  'f64',
+  'f16',
+  'bf16',
+  'i64',
+  'i32',
+  'bool',
+]);
+
+function cast(ctx: TranslateContext): readonly Value[] {
+  const { dtype } = ctx.results[0]!;
+  if (!CAST_TARGETS.has(dtype))
+    ctx.fail(`casts to ${dtype} what depends on the tokens`, 'export the model without quantisation');
+  return [castTo(ctx, ctx.value(0), irDtype(dtype))];
+}
+
 const Cast: OnnxOp = {
   infer: (ctx) => {
     const x = ctx.operand(0);
@@ -155,13 +186,13 @@ const Cast: OnnxOp = {
       { dtype, dims: x.dims, ints: ints?.every((size) => size !== undefined) === true ? ints : undefined },
     ];
   },
-  translate: (ctx) => [castTo(ctx, ctx.value(0), irDtype(ctx.results[0]!.dtype))],
+  translate: cast,
 };
 
 const CastLike: OnnxOp = {
   values: [0],
   infer: (ctx) => [{ dtype: ctx.operand(1).dtype, dims: ctx.operand(0).dims }],
-  translate: (ctx) => [castTo(ctx, ctx.value(0), irDtype(ctx.results[0]!.dtype))],
+  translate: cast,
 };
 
 const Identity: OnnxOp = {
@@ -311,7 +342,6 @@ export const elementwiseOps = {
     return sign === undefined ? undefined : constantSize(sign);
   }),
   Mod: indexOnly(remainder),
-  Xor: indexOnly(undefined),
   Add: binary('add', (a, b) => addSizes(a!, b!)),
   Sub: binary('sub', (a, b) => subSizes(a!, b!)),
   Mul: binary('mul', (a, b) => mulSizes(a!, b!)),

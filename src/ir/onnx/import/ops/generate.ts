@@ -1,7 +1,8 @@
 /** Operations that make or address values by index: understood through shapes and evaluation, not translated. */
 import { constantOf, constantSize, mulSizes, addSizes, type Size } from '../../../size.js';
-import { MAX_KNOWN, type OnnxOp, type OpContext, type Shaped } from '../context.js';
-import { elementsOf, numericDims, rangeCount, type Dims } from '../shapes.js';
+import { dtypeOfCode } from '../../dtype.js';
+import { broadcastOperands, MAX_KNOWN, type OnnxOp, type OpContext, type Shaped } from '../context.js';
+import { broadcastSizes, elementsOf, numericDims, rangeCount, type Dims } from '../shapes.js';
 
 const Shape: OnnxOp = {
   values: [],
@@ -53,6 +54,22 @@ const ConstantOfShape: OnnxOp = {
   },
 };
 
+/** Elementwise, with broadcasting. */
+const elementwise: OnnxOp = {
+  infer: (ctx) => [
+    { dtype: ctx.operand(0).dtype, dims: broadcastOperands(ctx, ctx.operands, broadcastSizes) },
+  ],
+};
+
+const EyeLike: OnnxOp = {
+  infer: (ctx) => {
+    const { dtype, dims } = ctx.operand(0);
+    const asked = ctx.int('dtype', 0);
+    const found = asked === 0 ? dtype : dtypeOfCode(asked);
+    return [{ dtype: found ?? ctx.fail(`makes an unknown type ${asked}`), dims }];
+  },
+};
+
 const CumSum: OnnxOp = { infer: (ctx) => [same(ctx)] };
 const Trilu: OnnxOp = { infer: (ctx) => [same(ctx)] };
 const ScatterND: OnnxOp = { infer: (ctx) => [same(ctx)] };
@@ -83,6 +100,21 @@ export const generateOps = {
   Range,
   ConstantOfShape,
   CumSum,
+  CumProd: CumSum,
+  Hardmax: CumSum,
+  EyeLike,
+  BitwiseAnd: elementwise,
+  BitwiseOr: elementwise,
+  BitwiseXor: elementwise,
+  BitwiseNot: elementwise,
+  Sinh: elementwise,
+  Cosh: elementwise,
+  Asin: elementwise,
+  Acos: elementwise,
+  Atan: elementwise,
+  Asinh: elementwise,
+  Acosh: elementwise,
+  Atanh: elementwise,
   Trilu,
   ScatterND,
   ScatterElements,

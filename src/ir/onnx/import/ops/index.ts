@@ -1,23 +1,32 @@
 import type { OnnxNode } from '../../model.js';
 import type { OnnxOp } from '../context.js';
+import { formulaOps } from './formula.js';
 import { attentionOps } from './attention.js';
 import { contractOps } from './contract.js';
-import { contribOps, SimplifiedLayerNormalization } from './contrib.js';
+import { contribOps } from './contrib.js';
+import { Einsum } from './einsum.js';
 import { elementwiseOps } from './elementwise.js';
 import { generateOps } from './generate.js';
 import { layoutOps } from './layout.js';
+import { normOps } from './norm.js';
+import { oneHotOps } from './one-hot.js';
 import { poolingOps } from './pooling.js';
+import { reduceOps } from './reduce.js';
 import { selectOps } from './select.js';
 
 /** The operations of ai.onnx that can be imported (and one that ONNX Runtime puts there). */
 export const ONNX_OPS = {
   ...elementwiseOps,
+  ...formulaOps,
   ...layoutOps,
   ...selectOps,
   ...generateOps,
   ...contractOps,
+  ...normOps,
+  ...reduceOps,
+  ...oneHotOps,
+  Einsum,
   ...attentionOps,
-  SimplifiedLayerNormalization,
   ...poolingOps,
 } as const satisfies Record<string, OnnxOp>;
 
