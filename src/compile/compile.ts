@@ -278,6 +278,7 @@ function manifestOf(from: ManifestSources): Manifest {
     loss: from.loss,
     ...(tokenTypes === undefined ? {} : { tokenTypes }),
     ...(from.imported.padding === undefined ? {} : { padding: [...from.imported.padding] }),
+    ...(from.imported.padding === undefined ? {} : { padding: [...from.imported.padding] }),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
     parameters,

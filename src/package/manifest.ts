@@ -70,6 +70,8 @@ export const manifestSchema = z.strictObject({
   loss,
   /** Rows of the token type table, where the model has one. */
   tokenTypes: count.optional(),
+  /** Token ids that stand for padding in the model, which documents may not hold. */
+  padding: z.array(count).max(64).optional(),
   /** Degrees above this are refused: the fewest query heads of an attention. */
   maxDegree: count,
   /** Longest document the model is known to be right for; absent: any length. */

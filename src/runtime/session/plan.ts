@@ -79,7 +79,7 @@ export function checkDegree(degree: number, { maxDegree, name }: Manifest): void
 }
 
 function checkDocument({ ids, labels, types, origin }: Document, manifest: Manifest): void {
-  const { maxDocument, vocabulary, tokenTypes, loss } = manifest;
+  const { maxDocument, vocabulary, tokenTypes, padding, loss } = manifest;
   if (maxDocument !== undefined && ids.length > maxDocument.tokens)
     throw new UserError(
       `${origin}: the document has ${ids.length} tokens, the model allows ${maxDocument.tokens} (${maxDocument.reason})`,
@@ -90,6 +90,12 @@ function checkDocument({ ids, labels, types, origin }: Document, manifest: Manif
     throw new UserError(
       `${origin}: token ${stray} has id ${ids[stray]}, outside the vocabulary of ${vocabulary}`,
       'use the tokenizer the model was trained with',
+    );
+  const padded = padding === undefined ? -1 : ids.findIndex((id) => padding.includes(id));
+  if (padded >= 0)
+    throw new UserError(
+      `${origin}: token ${padded} has id ${ids[padded]}, which the model takes for padding: it would not count its position`,
+      'leave padding out of the data: documents are packed, not padded',
     );
   const wrong = labels.findIndex((label) => label >= loss.classes || (label < 0 && label !== -100));
   if (wrong >= 0)

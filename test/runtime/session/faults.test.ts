@@ -100,6 +100,9 @@ describe('a plan', () => {
     await refuse(five(documentsOf([{ ids: [1, 11], labels: [1, 1] }]))).toThrow(
       'document 0: token 1 has id 11, outside the vocabulary of 11',
     );
+    await refuse(five(documentsOf([{ ids: [1, 10], labels: [1, 1] }]))).toThrow(
+      'document 0: token 1 has id 10, which the model takes for padding',
+    );
     await refuse(five(documentsOf([{ ids: [1, 1], labels: [1, -5] }]))).toThrow(
       'document 0: the label of token 0 is -5, outside the vocabulary of 11',
     );

@@ -92,6 +92,7 @@ export async function writeGraph(
       vocabulary: 11,
       loss: { kind: 'next-token', classes: 11 },
       maxDegree: 4,
+      padding: [10],
       maxDocument: { tokens: 100, reason: 'this test says so' },
       parameters: inputs.map((v) => ({
         name: inputName(v),

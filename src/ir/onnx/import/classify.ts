@@ -12,6 +12,7 @@ import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
 import { onnxOp } from './ops/index.js';
 import { refusalOf } from './ops/refused.js';
+import { comparedId, countedTests } from './padding.js';
 import { printDims, zero } from './shapes.js';
 
 /**
@@ -37,6 +38,8 @@ export interface Classified {
   /** Nodes that the logits depend on, in execution order. */
   readonly nodes: readonly OnnxNode[];
   readonly limit: TokenLimit;
+  /** Token ids that documents are taken not to hold. */
+  readonly padding: ReadonlySet<number>;
 }
 
 /** The most tokens a document may have for what was inferred to hold. */
@@ -60,6 +63,8 @@ export function classify(model: OnnxModel, output: string): Classified {
   const facts = new Map<string, ValueFacts>();
   const limit = tokenLimit();
   const own = { node: undefined, input: undefined, stored: undefined };
+  const counted = countedTests(nodes);
+  const padding = new Set<number>();
   for (const [name, input] of bindInputs(model, names)) {
     const { dtype, dims } = input;
     facts.set(name, {
@@ -95,6 +100,8 @@ export function classify(model: OnnxModel, output: string): Classified {
     executed.push(node);
     const results = inferNode(node, opset, facts, limit);
     const operands = node.inputs.flatMap((name) => facts.get(name) ?? []);
+    const padded = counted.has(node) ? comparedId(node, facts) : undefined;
+    if (padded !== undefined) padding.add(padded);
     node.outputs.forEach((name, i) => {
       const shaped = results[i];
       if (name === '' || shaped === undefined) return;
@@ -103,13 +110,21 @@ export function classify(model: OnnxModel, output: string): Classified {
       facts.set(
         name,
         stored === undefined
-          ? { ...shaped, ...kindOf(shaped, operands), ...own, node, rows }
+          ? {
+              ...shaped,
+              ...kindOf(shaped, operands),
+              ...(padded !== undefined && { data: false }),
+              ...own,
+              node,
+              rows,
+            }
           : { ...storedFacts(stored), node },
       );
     });
   }
-  if (expansions === 0) return { model, opset, facts, nodes, limit };
-  return { model: derivedModel(model, executed, added), opset, facts, nodes: executed, limit };
+  const shared = { opset, facts, limit, padding };
+  if (expansions === 0) return { ...shared, model, nodes };
+  return { ...shared, model: derivedModel(model, executed, added), nodes: executed };
 }
 
 /** Functions may call themselves. */

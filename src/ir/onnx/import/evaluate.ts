@@ -5,6 +5,8 @@ import { createEvaluator } from '../evaluate.js';
 import type { OnnxDtype, TensorData, TensorValue } from '../model.js';
 import type { Classified, ValueFacts } from './classify.js';
 import { checkEvaluable, MAX_VALUE_BYTES, runBytes, spend } from './budget.js';
+import type { InputRole } from './inputs.js';
+import { otherId } from './padding.js';
 import { TOKENS, type Dims } from './shapes.js';
 
 export { MAX_VALUE_BYTES } from './budget.js';
@@ -59,6 +61,7 @@ export async function indexEvaluator(
   const { inside, given } = insideOf(classified, names);
   checkEvaluable(classified, inside);
   const kept = new Set(names);
+  const fed = otherId(classified.padding);
   const dtypes = new Map(given.map((name) => [name, classified.facts.get(name)!.dtype]));
   const evaluator = await createEvaluator(classified.model, names, dtypes, { maxBytes: MAX_VALUE_BYTES });
   return {
@@ -67,7 +70,7 @@ export async function indexEvaluator(
     run: (length) => {
       spend(classified, names, runBytes(classified, inside, length, kept));
       return evaluator.run(
-        new Map(given.map((name) => [name, givenValue(classified.facts.get(name)!, length)])),
+        new Map(given.map((name) => [name, givenValue(classified.facts.get(name)!, length, fed)])),
       );
     },
     release: () => evaluator.release(),
@@ -81,15 +84,21 @@ export const peakBytes = (classified: Classified, inside: readonly string[], len
 const shapeAt = (dims: Dims, length: number): number[] =>
   dims.map((size) => evaluateSize(size, lengthSymbols(length)));
 
-export function givenValue(facts: ValueFacts, length: number): TensorValue {
+/** @param id of every token, where tokens are compared with padding */
+export function givenValue(facts: ValueFacts, length: number, id = 0): TensorValue {
   const dims = shapeAt(facts.dims, length);
   const elements =
     facts.input === undefined
       ? facts.ints!.map((size) => evaluateSize(size, lengthSymbols(length)))
       : Array.from({ length: dims.reduce((product, n) => product * n, 1) }, (_, i) =>
-          facts.input!.role === 'positions' ? i : Number(facts.input!.role === 'ones'),
+          elementOf(facts.input!.role, i, id),
         );
   return { dtype: facts.dtype, dims, data: typed(facts.dtype, elements) };
+}
+
+function elementOf(role: InputRole, i: number, id: number): number {
+  if (role === 'positions') return i;
+  return role === 'tokens' ? id : Number(role === 'ones');
 }
 
 function typed(dtype: OnnxDtype, elements: readonly number[]): TensorData {

@@ -38,6 +38,8 @@ export interface Imported {
   readonly ownLoss?: OwnLoss;
   /** Longest document that the model's position tables allow. */
   readonly maxPositions?: number;
+  /** Token ids that stand for padding: what was recognised holds for documents without them. */
+  readonly padding?: readonly number[];
 }
 
 /** @throws UserError naming the node, input or pattern that does not fit, and what would fix it */
@@ -69,6 +71,9 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   if (!options.weights) notes.push('weights were not asked for: copies of tied weights are not looked for');
   const caches = [...classified.facts.values()].filter(({ input }) => input?.role === 'past').length;
   if (caches > 0) notes.push(`${caches} KV cache inputs are taken as empty: training has no cache`);
+  const padding = [...classified.padding].sort((a, b) => a - b);
+  for (const id of padding)
+    notes.push(`positions are counted from the tokens: token ${id} is padding, which no document may hold`);
   const maxPositions = classified.limit.value();
   return {
     graph,
@@ -78,6 +83,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
     ...(pooled === undefined ? {} : { pool: pooled.pool }),
     ...(ownLoss === undefined ? {} : { ownLoss }),
     ...(maxPositions === undefined ? {} : { maxPositions }),
+    ...(padding.length === 0 ? {} : { padding }),
   };
 }
 

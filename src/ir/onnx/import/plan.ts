@@ -143,7 +143,7 @@ async function leafOf(
   if (found === undefined) return undefined;
   if (found.kind === 'literal') return { leaf: found };
   const { form, provenLength } = found;
-  const notable = form.kind !== 'fill' && facts.input === undefined;
+  const notable = (form.kind !== 'fill' || provenLength !== undefined) && facts.input === undefined;
   const proof =
     provenLength === undefined ? 'proved for every length' : `proved up to ${provenLength} tokens`;
   return {

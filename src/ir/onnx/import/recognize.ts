@@ -1,8 +1,16 @@
 /** Recognises index values by evaluation: see docs/decisions/0002-recognition-by-evaluation.md. */
 import { subSizes, constantOf } from '../../size.js';
 import type { TensorValue } from '../model.js';
+import { UserError } from '../../../errors.js';
 import type { Classified } from './classify.js';
-import { indexEvaluator, insideOf, isEvaluable, MAX_VALUE_BYTES, peakBytes } from './evaluate.js';
+import {
+  indexEvaluator,
+  type IndexEvaluator,
+  insideOf,
+  isEvaluable,
+  MAX_VALUE_BYTES,
+  peakBytes,
+} from './evaluate.js';
 import { deriveForm, fitsForm, formText, missText, sameForm, type Form } from './forms.js';
 import { sampledRows } from './sampled.js';
 import { numericDims, tokens } from './shapes.js';
@@ -165,35 +173,105 @@ async function prove(
   const facts = classified.facts.get(name)!;
   const { inside, given } = insideOf(classified, [name]);
   const { reach, assumed } = uniformity(classified, inside, formOf);
-  const most = longest(classified, inside);
+  const longestFitting = longest(classified, inside);
   const around = lengthsAround(classified, [...inside, ...given]);
   const enough = reach === undefined ? Infinity : 3 * (Math.ceil(reach) + 1);
-  const far =
-    enough > most && enough <= MAX_LENGTH ? await sampledForm(classified, name, enough, around) : undefined;
-  const asked = [...SMALL_LENGTHS, ...around, ...(enough <= most ? [enough] : ODD_LENGTHS)];
-  const longestWhole = far === undefined ? most : Math.min(most, MAX_WHOLE);
-  const lengths = [...new Set(asked)].filter((n) => n >= 1 && n <= longestWhole).sort((a, b) => a - b);
-  const last = lengths.at(-1)!;
-  let uniform = enough <= most || far !== undefined;
   const evaluator = await indexEvaluator(classified, [name, ...assumed.keys()]);
   try {
+    const asked = [...SMALL_LENGTHS, ...around, ...(enough <= longestFitting ? [enough] : ODD_LENGTHS)];
+    const most = await longestRun(evaluator, asked, longestFitting);
+    if (most < longestFitting) classified.limit.lower(most);
+    const far =
+      enough > most && enough <= MAX_LENGTH && most === longestFitting
+        ? await sampledForm(classified, name, enough, around)
+        : undefined;
+    const longestWhole = far === undefined ? most : Math.min(most, MAX_WHOLE);
+    const lengths = [...new Set(asked)].filter((n) => n >= 1 && n <= longestWhole).sort((a, b) => a - b);
+    const last = lengths.at(-1)!;
+    let uniform = enough <= most || far !== undefined;
     const top = (await evaluator.run(last)).get(name)!;
     const form = far ?? deriveForm(facts, top, last);
-    if (form === undefined) return missText(facts, top, last);
-    if (!sameForm(form, hint) && form.kind !== 'mask' && form.kind !== 'distance')
-      return `it is ${formText(hint)} at few tokens, ${formText(form)} at ${last}`;
     // The longest comes at the end: what does not fit is refused before it costs.
     const tried = uniform ? lengths : [...lengths, most];
+    if (form === undefined || !(sameForm(form, hint) || form.kind === 'mask' || form.kind === 'distance'))
+      return await upTo(evaluator, name, hint, tried, form ? formText(form) : missText(facts, top, last));
     for (const length of tried) {
       const values = await evaluator.run(length);
-      if (!fitsForm(form, values.get(name)!, length))
-        return `it is ${formText(form)} at ${far === undefined ? last : enough} tokens, not at ${length}`;
+      if (!fitsForm(form, values.get(name)!, length)) {
+        const other = `it is ${formText(form)} at ${far === undefined ? last : enough} tokens, not at ${length}`;
+        return sameForm(form, hint) ? await upTo(evaluator, name, hint, tried, other) : other;
+      }
       for (const [inner, innerForm] of assumed) uniform &&= fitsForm(innerForm, values.get(inner)!, length);
     }
     return { form, provenLength: uniform ? undefined : Math.max(...tried) };
   } finally {
     await evaluator.release();
   }
+}
+
+/** The largest n in [low, high) for which `holds`, given that it does at `low`, not at `high`, and changes once. */
+async function boundary(low: number, high: number, holds: (n: number) => Promise<boolean>): Promise<number> {
+  while (high - low > 1) {
+    const middle = low + Math.floor((high - low) / 2);
+    if (await holds(middle)) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/**
+ * The longest document, up to `most`, for which onnxruntime computes the value: a table that is read beyond its end
+ * is refused.
+ */
+async function longestRun(
+  evaluator: IndexEvaluator,
+  asked: readonly number[],
+  most: number,
+): Promise<number> {
+  const runs = async (n: number): Promise<boolean> => {
+    try {
+      await evaluator.run(n);
+      return true;
+    } catch (error) {
+      if (error instanceof UserError) return false;
+      throw error;
+    }
+  };
+  const tried = [...new Set(asked)].filter((n) => n <= most).sort((a, b) => a - b);
+  const [first, last] = [tried[0] ?? 1, tried.at(-1) ?? most];
+  if ((await runs(last)) || !(await runs(first))) return most;
+  return boundary(first, last, runs);
+}
+
+/** Shorter prefixes are chance: any two-branch expression is constant over a few tokens. */
+const SHORTEST_PREFIX = 16;
+
+/**
+ * What holds for documents of up to some length and not beyond, as where frequencies change with the length: the form
+ * is proved up to there.
+ * @param beyond what it is at the longest
+ */
+async function upTo(
+  evaluator: IndexEvaluator,
+  name: string,
+  form: Form,
+  lengths: readonly number[],
+  beyond: string,
+): Promise<{ form: Form; provenLength: number } | string> {
+  if (form.kind === 'distance') return beyond;
+  const holds = async (n: number): Promise<boolean> => fitsForm(form, (await evaluator.run(n)).get(name)!, n);
+  let held = 0;
+  for (const length of lengths) {
+    if (await holds(length)) {
+      held = length;
+      continue;
+    }
+    if (held === 0) break;
+    const provenLength = await boundary(held, length, holds);
+    if (provenLength < SHORTEST_PREFIX) break;
+    return { form, provenLength };
+  }
+  return `it is ${formText(form)} at few tokens, ${beyond} at more`;
 }
 
 const MAX_ROWS = 64;

@@ -7,6 +7,7 @@ import type { OnnxDtype, OnnxNode, TensorData, TensorValue } from '../model.js';
 import { checkEvaluable } from './budget.js';
 import type { Classified, ValueFacts } from './classify.js';
 import { givenValue, insideOf, indexEvaluator, MAX_VALUE_BYTES } from './evaluate.js';
+import { otherId } from './padding.js';
 import { constantOf } from '../../size.js';
 import { isTokens, sameDims, type Dims } from './shapes.js';
 
@@ -103,7 +104,8 @@ export async function sampledRows(
   for (const vector of cut.rows) feeds.set(vector, pickRows(vectors.get(vector)!, rows));
   const { given } = insideOf(classified, [name]);
   for (const value of given)
-    if (!feeds.has(value)) feeds.set(value, givenValue(classified.facts.get(value)!, length));
+    if (!feeds.has(value))
+      feeds.set(value, givenValue(classified.facts.get(value)!, length, otherId(classified.padding)));
   for (const shape of cut.shapes)
     feeds.set(shape, shapeOf(classified.facts.get(shape)!, length, rows.length));
   checkEvaluable(classified, insideOf(classified, [name]).inside);
