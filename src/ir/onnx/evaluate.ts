@@ -2,6 +2,7 @@
  * Evaluates part of a model with onnxruntime: the nodes that some values need, cut where values are fed.
  * Nodes and constants are copied as the file's own bytes, so nothing is lost in translation.
  */
+import '../../ort-environment.js';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { UserError, invariant } from '../../errors.js';
 import { constantTensor } from './attribute.js';

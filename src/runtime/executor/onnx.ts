@@ -1,3 +1,4 @@
+import '../../ort-environment.js';
 import type { DType } from '../../ir/type.js';
 import { loadNative } from './onnx-native.js';
 import { loadNode } from './onnx-node.js';

@@ -1,3 +1,4 @@
+import '../../ort-environment.js';
 import { Worker, type Transferable } from 'node:worker_threads';
 import { raiseAbort, readAbort, requestInterrupt } from '../collectives/abort.js';
 import { createMesh, rankWord, viewMesh, type MeshView } from '../collectives/mesh.js';
