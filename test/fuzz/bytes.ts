@@ -79,4 +79,19 @@ export const BYTE_EDITS: Readonly<Record<string, ByteEdit>> = {
     return splice(bytes, at, at + 1, Uint8Array.from(dice.pick(HUGE_LENGTHS)));
   },
   repeatTail: (bytes, dice) => splice(bytes, bytes.length, bytes.length, bytes.slice(place(bytes, dice))),
+  /** A graph in a node in a graph, and so on, after the file's own fields. */
+  nest: (bytes, dice) => {
+    let body: Uint8Array = new Uint8Array(0);
+    for (let level = dice.pick([10, 60, 70, 3000]); level > 0; level--)
+      body = field(1, field(5, field(6, body)));
+    return splice(bytes, bytes.length, bytes.length, field(7, body));
+  },
 };
+
+/** A length-delimited field. */
+function field(number: number, body: Uint8Array): Uint8Array {
+  const header = [number * 8 + 2];
+  let length = body.length;
+  for (; length >= 0x80; length = Math.floor(length / 128)) header.push((length % 128) + 0x80);
+  return Uint8Array.from([...header, length, ...body]);
+}

@@ -1,7 +1,9 @@
 /** Compiles one case and says how that ended. */
+import { rmSync } from 'node:fs';
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node';
-import { lowerModel, type Lowered } from '../../src/compile/compile.js';
+import { contentsOf, lowerModel, type Lowered } from '../../src/compile/compile.js';
 import { parseConfig } from '../../src/config.js';
 import { UserError } from '../../src/errors.js';
 import { inputName, inputRole, type Graph } from '../../src/ir/graph.js';
@@ -9,6 +11,8 @@ import { interpret, meshOf } from '../../src/ir/interpret.js';
 import type { Tensor } from '../../src/ir/op.js';
 import { readOnnxModel } from '../../src/ir/onnx/decode.js';
 import { findings } from '../../src/ir/verify.js';
+import { openPackage } from '../../src/package/read.js';
+import { writePackage } from '../../src/package/write.js';
 import type { Result, Task } from './outcome.js';
 
 /** A message must fit on a line, and a terminal must survive it. */
@@ -29,6 +33,9 @@ export async function compileCase(task: Task, onStage: (stage: string) => void):
       const found = findings(graph);
       if (found.length > 0) return { kind: 'fault', text: `verify ${name}: ${found[0]!.message}` };
     }
+    onStage('write');
+    const problem = await reopened(task, file, lowered);
+    if (problem !== undefined) return { kind: 'fault', text: problem };
     if (!task.compare) return { kind: 'compiled', text: '' };
     onStage('compare');
     const error = await logitsError(file, lowered);
@@ -36,6 +43,28 @@ export async function compileCase(task: Task, onStage: (stage: string) => void):
   } catch (error) {
     if (error instanceof UserError) return refusal(error);
     return { kind: 'fault', text: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+  }
+}
+
+/** In place of `index.ts`, which takes longer than the rest of a package. */
+const NO_INDEX = Promise.resolve('');
+
+/** Writes the package and opens it, which hashes and checks every file; says what is wrong with it. */
+async function reopened(task: Task, file: string, lowered: Lowered): Promise<string | undefined> {
+  const out = path.join(task.out, 'model.ithaca');
+  try {
+    const contents = contentsOf(file, lowered);
+    await writePackage(out, task.index ? contents : { ...contents, index: NO_INDEX }, { replace: true });
+    const opened = await openPackage(out);
+    const other = [...lowered.programs].find(([name, program]) => {
+      return !isDeepStrictEqual(opened.program(name), program);
+    })?.[0];
+    return other === undefined ? undefined : `the program ${other} is another one when it is read`;
+  } catch (error) {
+    // The model compiled: whatever is said now is no answer to it.
+    return `package: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`;
+  } finally {
+    rmSync(out, { recursive: true, force: true });
   }
 }
 

@@ -26,7 +26,13 @@ test('every case compiles, or is refused in one line', async () => {
     const fuzzCase = caseOf(SEED + i, models);
     writeFileSync(path.join(folder.model, 'model.onnx'), bytesOf(fuzzCase));
     folder.arm();
-    const task = { folder: folder.model, weights: fuzzCase.weights, compare: false };
+    const task = {
+      folder: folder.model,
+      out: folder.out,
+      weights: fuzzCase.weights,
+      compare: false,
+      index: false,
+    };
     const result = await compileCase(task, () => undefined);
     const outcome = { ...result, strangers: [], grownBytes: 0 };
     const { fault } = judge({ kind: 'ended', outcome, ms: 0 }, folder.touched());

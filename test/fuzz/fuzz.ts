@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { fuzz, type Finding } from './run.js';
+import { saveTally, tallyPage } from './tally.js';
 
 const whole = (text: string): number => {
   if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('expected a whole number');
@@ -14,9 +15,18 @@ const options = new Command('fuzz')
   .option('--runs <n>', 'number of cases', whole, 1000)
   .option('--seed <n>', 'seed of the first case; case i has seed + i', whole, 1)
   .option('--seconds <n>', 'stop after this long', whole)
+  .option('--strace', 'watch what is opened with strace as well', false)
+  .option('--report <file>', 'run nothing: write a page about the runs of this version so far')
   .option('--verbose', 'print every case', false)
   .parse()
-  .opts<{ runs: number; seed: number; seconds?: number; verbose: boolean }>();
+  .opts<{
+    runs: number;
+    seed: number;
+    seconds?: number;
+    strace: boolean;
+    report?: string;
+    verbose: boolean;
+  }>();
 
 const out = path.resolve('build/fuzz');
 mkdirSync(out, { recursive: true });
@@ -29,21 +39,29 @@ function save({ case: fuzzCase, judgement, bytes }: Finding): void {
   console.log(`FINDING seed ${fuzzCase.seed} (${fuzzCase.model}, ${edits}): ${judgement.fault}`);
 }
 
-const summary = await fuzz({
-  runs: options.runs,
-  seed: options.seed,
-  ...(options.seconds === undefined ? {} : { maxMs: options.seconds * 1000 }),
-  folder: path.join(out, `case-${process.pid}`),
-  onFinding: save,
-  onRun: (fuzzCase, { verdict }) => {
-    if (!options.verbose) return;
-    const end = verdict.kind === 'died' ? verdict.reason : `${verdict.outcome.kind} ${verdict.outcome.text}`;
-    const edits = fuzzCase.edits.map((edit) => edit.name).join('+');
-    console.log(
-      `${fuzzCase.seed} ${fuzzCase.model} ${edits} ${verdict.ms} ms: ${end.split('\n')[0]!.slice(0, 300)}`,
-    );
-  },
-});
-const { findings, ...counts } = summary;
-console.log(JSON.stringify({ ...counts, findings: findings.length }));
-process.exitCode = findings.length > 0 ? 1 : 0;
+async function run(): Promise<void> {
+  const summary = await fuzz({
+    runs: options.runs,
+    seed: options.seed,
+    ...(options.seconds === undefined ? {} : { maxMs: options.seconds * 1000 }),
+    folder: path.join(out, `case-${process.pid}`),
+    strace: options.strace,
+    onFinding: save,
+    onRun: (fuzzCase, { verdict }) => {
+      if (!options.verbose) return;
+      const end =
+        verdict.kind === 'died' ? verdict.reason : `${verdict.outcome.kind} ${verdict.outcome.text}`;
+      const edits = fuzzCase.edits.map((edit) => edit.name).join('+');
+      console.log(
+        `${fuzzCase.seed} ${fuzzCase.model} ${edits} ${verdict.ms} ms: ${end.split('\n')[0]!.slice(0, 300)}`,
+      );
+    },
+  });
+  saveTally(out, options.seed, summary);
+  const { findings, ...counts } = summary;
+  console.log(JSON.stringify({ ...counts, findings: findings.length }));
+  process.exitCode = findings.length + (summary.strangers?.length ?? 0) > 0 ? 1 : 0;
+}
+
+if (options.report === undefined) await run();
+else writeFileSync(options.report, tallyPage(out));

@@ -3,7 +3,11 @@
 export interface Task {
   /** Folder of `model.onnx`. */
   readonly folder: string;
+  /** Folder to write packages into. */
+  readonly out: string;
   readonly weights: boolean;
+  /** Generate `index.ts` for the package of a successful compile. */
+  readonly index: boolean;
   /** Compare the logits of a successful compile with onnxruntime's. */
   readonly compare: boolean;
 }

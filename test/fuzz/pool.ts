@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Message, Outcome, Task } from './outcome.js';
+import { straceArguments } from './strace.js';
 
 /** How a case ended, death of the process included. */
 export type Verdict =
@@ -19,7 +20,7 @@ export const MAX_GROWTH_BYTES = 2 ** 30;
 export const MAX_CPU_MS = 10_000;
 /** For hangs that wait instead of compute; generous, since the machine may be busy. */
 const MAX_WALL_MS = 60_000;
-const POLL_MS = 25;
+const POLL_MS = 50;
 /** A child is replaced now and then: native memory is not returned. */
 const MAX_RUNS = 400;
 const CLOCK_TICK_MS = 10;
@@ -40,10 +41,13 @@ function usageOf(pid: number): Usage | undefined {
   }
 }
 
-async function start(cwd: string): Promise<ChildProcess> {
+async function start(cwd: string, log: string | undefined): Promise<ChildProcess> {
+  const node = ['--max-old-space-size=700'];
   const child = fork(fileURLToPath(new URL('target.js', import.meta.url)), [path.resolve('.')], {
     cwd,
-    execArgv: ['--max-old-space-size=700'],
+    ...(log === undefined
+      ? { execArgv: node }
+      : { execPath: 'strace', execArgv: [...straceArguments(log), process.execPath, ...node] }),
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
   await new Promise<void>((resolve, reject) => {
@@ -54,21 +58,36 @@ async function start(cwd: string): Promise<ChildProcess> {
   return child;
 }
 
-/** @param cwd an existing folder, from where relative paths of the child would be resolved */
-export function targetIn(cwd: string): Target {
+export interface TargetOptions {
+  /** An existing folder, from where relative paths of the child would be resolved. */
+  readonly cwd: string;
+  /** Logs of what each child opened go into this folder. */
+  readonly traces?: string;
+  /** Called with the log of a child that has ended. */
+  readonly onTrace?: (log: string) => void;
+}
+
+export function targetIn({ cwd, traces, onTrace }: TargetOptions): Target {
   let child: ChildProcess | undefined;
   let runs = 0;
+  let children = 0;
+  let log: string | undefined;
   const stop = (): void => {
     child?.removeAllListeners();
     child?.kill('SIGKILL');
     child = undefined;
     runs = 0;
+    if (log !== undefined) onTrace?.(log);
+    log = undefined;
   };
   return {
     stop,
     run: async (task) => {
       if (runs++ >= MAX_RUNS) stop();
-      child ??= await start(cwd);
+      if (child === undefined) {
+        log = traces === undefined ? undefined : path.join(traces, `child-${children++}.log`);
+        child = await start(cwd, log);
+      }
       const verdict = await watch(child, task);
       if (verdict.kind === 'died') stop();
       return verdict;

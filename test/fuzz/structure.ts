@@ -159,6 +159,10 @@ export const LOCATIONS: readonly string[] = [
   'nul\u0000.bin',
   'file:///etc/passwd',
   'cwd.bin',
+  'pipe',
+  'zero.bin',
+  'circle.bin',
+  'hard/../weights.bin',
 ];
 
 /** Turns a stored tensor into one whose data lies in a file. */

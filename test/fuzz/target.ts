@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { Outcome, Task } from './outcome.js';
 
 const repository = process.argv[2]!;
@@ -31,15 +32,16 @@ function hook(): void {
     for (const name of names) {
       const original = owner[name]!;
       owner[name] = function (this: unknown, ...args: unknown[]) {
-        if (typeof args[0] !== 'number') opened.push(String(args[0]));
+        if (typeof args[0] !== 'number')
+          opened.push(args[0] instanceof URL ? fileURLToPath(args[0]) : String(args[0]));
         return original.apply(this, args);
       };
     }
   syncBuiltinESMExports();
 }
 
-/** Opened files that are neither in the model's folder nor the program itself. */
-function strangers(folder: string): string[] {
+/** Opened files that are neither in the folders of the case nor the program itself. */
+function strangers(task: Task): string[] {
   const real = (file: string): string => {
     try {
       return fs.realpathSync(file);
@@ -47,11 +49,13 @@ function strangers(folder: string): string[] {
       return path.resolve(file);
     }
   };
-  const home = fs.realpathSync(folder) + path.sep;
+  const own = [task.folder, task.out].map((folder) => fs.realpathSync(folder));
+  const inside = (file: string): boolean =>
+    own.some((folder) => file === folder || file.startsWith(folder + path.sep));
   const program = [path.join(repository, 'dist'), fs.realpathSync(path.join(repository, 'node_modules'))];
   const outside = opened
     .map(real)
-    .filter((file) => !file.startsWith(home))
+    .filter((file) => !inside(file))
     .filter((file) => !program.some((folderOfProgram) => file.startsWith(folderOfProgram + path.sep)));
   opened.length = 0;
   return outside;
@@ -69,7 +73,7 @@ process.on('message', (task: Task) => {
     const outcome = await compileCase(task, (stage) => process.send!({ stage }));
     const grown = (kilobytes('VmHWM') - before) * 1024;
     process.send!({
-      outcome: { ...outcome, strangers: strangers(task.folder), grownBytes: grown } satisfies Outcome,
+      outcome: { ...outcome, strangers: strangers(task), grownBytes: grown } satisfies Outcome,
     });
   })();
 });
