@@ -1,5 +1,7 @@
 import { Command } from 'commander';
 import { VERSION } from '../version.js';
+import { declareCalibrate } from './calibrate.js';
+import { declareCluster } from './cluster.js';
 import { declareCompile } from './compile.js';
 import { declareEval } from './eval.js';
 import { declareExplain } from './explain.js';
@@ -19,6 +21,8 @@ const declarations = [
   { name: 'explain', declare: declareExplain },
   { name: 'verify', declare: declareVerify },
   { name: 'plan', declare: declarePlan },
+  { name: 'calibrate', declare: declareCalibrate },
+  { name: 'cluster', declare: declareCluster },
   { name: 'train', declare: declareTrain },
   { name: 'export', declare: declareExport },
   { name: 'eval', declare: declareEval },

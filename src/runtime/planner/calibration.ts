@@ -3,11 +3,11 @@ import { z } from 'zod';
 import { UserError } from '../../errors.js';
 import { writeFileAtomic } from '../../files/atomic.js';
 import type { Package } from '../../package/read.js';
-import { clusterSchema, worldOf } from './cluster.js';
+import { clusterShape, worldOf } from './cluster.js';
 import type { CostModel } from './cost.js';
 import { localCluster } from './machine.js';
-import { physicalCost, UNCALIBRATED } from './physical-cost.js';
-import { workOf } from './work.js';
+import { packageCost } from './package-cost.js';
+import { UNCALIBRATED } from './physical-cost.js';
 
 export { localCluster } from './machine.js';
 
@@ -93,7 +93,7 @@ const calibrationSchema = z.strictObject({
     node: text,
   }),
   /** Rates measured where there was something to measure: of ranks that are all busy. */
-  cluster: clusterSchema,
+  cluster: clusterShape,
   coefficients: coefficientsSchema,
   measured: measuredSchema.optional(),
 });
@@ -133,10 +133,9 @@ export async function saveCalibration(file: string, calibration: Calibration): P
  * @throws UserError for a calibration of another package, or of other ranks
  */
 export function costOf(pkg: Package, world: number, calibration: Calibration | undefined): CostModel {
-  const work = workOf(pkg, world);
-  if (calibration === undefined) return physicalCost(work, localCluster(world), UNCALIBRATED);
+  if (calibration === undefined) return packageCost(pkg, localCluster(world), UNCALIBRATED, { ranks: world });
   requireFits(calibration, pkg, world);
-  return physicalCost(work, calibration.cluster, calibration.coefficients, { ranks: world });
+  return packageCost(pkg, calibration.cluster, calibration.coefficients, { ranks: world });
 }
 
 /** @throws UserError for a calibration of another package, or of other ranks */

@@ -1,4 +1,5 @@
 import { availableParallelism, cpus, totalmem } from 'node:os';
+import { readLimits } from './cgroup.js';
 import type { Cluster } from './cluster.js';
 
 /** What local ranks run on. */
@@ -14,21 +15,20 @@ export interface Machine {
 
 const GIB = 2 ** 30;
 
-export function describeMachine(): Machine {
-  // Without a limit, 0 or a number far above what there is.
-  const limit = process.constrainedMemory();
-  const total = totalmem();
+/** @param root of the files that say what a container may use */
+export function describeMachine(root = '/'): Machine {
+  const limits = readLimits(root);
   return {
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
-    cores: availableParallelism(),
-    memoryGib: (limit > 0 && limit < total ? limit : total) / GIB,
+    cores: Math.min(availableParallelism(), limits.cores),
+    memoryGib: Math.min(totalmem(), limits.memoryBytes) / GIB,
     platform: `${process.platform} ${process.arch}`,
     node: process.version,
   };
 }
 
 /** Of what the process may use, the part that ranks may fill: the rest is for the main thread, code and files. */
-const MEMORY_SHARE = 0.8;
+export const MEMORY_SHARE = 0.8;
 /** What a core does to float32 in ONNX Runtime, and a copy between threads, within a factor of two or so. */
 const TERAFLOPS_PER_CORE = 0.05;
 const GIB_PER_SECOND_PER_CORE = 4;

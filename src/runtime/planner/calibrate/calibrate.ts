@@ -54,6 +54,7 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
   const { ranks, seconds, isStopped = () => false, onProgress = () => {} } = options;
   const machine = describeMachine();
   const cluster = options.cluster ?? localCluster(ranks, machine);
+  const sharing = Math.max(1, ranks / machine.cores);
   checkRanks(ranks, cluster);
   const work = workOf(pkg, ranks);
   const degrees = degreesOf(ranks, work.heads);
@@ -81,6 +82,7 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
       degrees,
       maxDocument,
       limitMs: 1000 * seconds * SHARES.samples,
+      sharing,
       onSample: (share) => onProgress('micro-batches', SHARES.collectives + 0.05 + SHARES.samples * share),
       isStopped,
     });
@@ -106,7 +108,6 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
     const workCoefficients = { ...inWork, stepMs };
     const workModel = priced(rate.cluster, workCoefficients);
 
-    const sharing = Math.max(1, ranks / machine.cores);
     const shared = slower(rate.cluster, { ...workCoefficients, sharing }, sharing);
     const elapsed = elapsedOver(samples.steps, priced(shared.cluster, shared.coefficients));
     const { cluster: measured, coefficients } = slower(shared.cluster, shared.coefficients, elapsed);

@@ -70,9 +70,17 @@ export function stepWorkMs(steps: readonly MeasuredStep[], model: CostModel): nu
   );
 }
 
-/** How much longer steps take than the work of the ranks on the cores there are: waits, and other processes. */
-export const elapsedOver = (steps: readonly MeasuredStep[], model: CostModel): number =>
-  median(steps.map(({ loads, ms }) => ms / predictStepMs(loads, model)));
+/**
+ * How much longer steps take than the work of the ranks on the cores there are: waits, and other processes. Half of
+ * the time is in steps for which it is more, half in those for which it is less.
+ */
+export function elapsedOver(steps: readonly MeasuredStep[], model: CostModel): number {
+  const ratios = steps
+    .map(({ loads, ms }) => ({ weight: ms, ratio: ms / predictStepMs(loads, model) }))
+    .sort((a, b) => a.ratio - b.ratio);
+  let left = ratios.reduce((sum, { weight }) => sum + weight, 0) / 2;
+  return ratios.find(({ weight }) => (left -= weight) <= 0)?.ratio ?? 1;
+}
 
 /** All times of a model, `factor` times as long. */
 export function slowerCluster(cluster: Cluster, factor: number): Cluster {

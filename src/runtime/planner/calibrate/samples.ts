@@ -18,6 +18,8 @@ export interface SampleOptions {
   /** Longest document the model allows. */
   readonly maxDocument: number;
   readonly limitMs: number;
+  /** Ranks over cores. */
+  readonly sharing: number;
   onSample?(share: number): void;
   isStopped?(): boolean;
 }
@@ -25,7 +27,7 @@ export interface SampleOptions {
 export interface Samples {
   readonly microBatches: readonly MicroBatchSample[];
   readonly steps: readonly MeasuredStep[];
-  /** Tokens a rank got at most: those of a micro-batch that takes a fortieth of the time there was. */
+  /** Tokens a rank got at most. */
   readonly mostPerRank: number;
 }
 
@@ -35,6 +37,11 @@ const SHORT_DOCUMENT = 128;
 const RESOLVED_MS = 12;
 const MOST_REPEATS = 12;
 const MOST_ROUNDS = 12;
+const MOST_PER_RANK = 2 ** 16;
+/** Of the time there is, what the largest micro-batch may take. */
+const SHARE_OF_ONE = 1 / 30;
+/** On a machine that does other things, micro-batches may take this many times as long. */
+const BUSY_MACHINE = 4;
 
 /** Every step begins with a small one: the first writes gradients, the others add to them. */
 interface Cell {
@@ -114,26 +121,24 @@ function sampleOf({ loads, microBatchMs }: MeasuredStep, degree: number): MicroB
   };
 }
 
-/** Doubles a rank's tokens until a micro-batch takes long enough, or memory ends. */
-async function findMost(
-  stage: Stage,
-  model: CostModel,
-  { degrees, maxDocument, limitMs, isStopped }: SampleOptions,
-): Promise<number> {
+/**
+ * Doubles a rank's tokens until a micro-batch takes long enough, or memory ends. What counts is its work on the cores
+ * there are: on a machine that is busy otherwise, sizes stay useful, and rounds become fewer.
+ */
+async function findMost(stage: Stage, model: CostModel, options: SampleOptions): Promise<number> {
+  const { degrees, maxDocument, limitMs, isStopped, sharing } = options;
   const degree = degrees.at(-1);
   invariant(degree !== undefined, 'there is no degree to measure');
-  let perRank = 4 * LEAST_PER_RANK;
-  for (;;) {
+  for (let perRank = 4 * LEAST_PER_RANK; ; perRank *= 2) {
     const fits = degrees.every((d) => model.memoryBytes(d, 2 * perRank * d + 64) <= model.memoryLimitBytes);
-    if (!fits || perRank >= 2 ** 16 || isStopped?.() === true) return perRank;
-    const { ms, metrics } = await stage.run([
+    if (!fits || perRank >= MOST_PER_RANK || isStopped?.() === true) return perRank;
+    const { microBatchMs, metrics } = await stage.run([
       lead(stage, degree),
       shapeOf(stage, { degree, perRank, length: maxDocument }, 1),
     ]);
-    const last = metrics.microBatches.at(-1)!.ms;
+    const ms = Math.max(sharing * microBatchMs.at(-1)!, metrics.microBatches.at(-1)!.ms / BUSY_MACHINE);
     // The next is twice as long, or longer where attention decides.
-    if (2.5 * last > limitMs / 40 || 2 * ms > limitMs / 10) return perRank;
-    perRank *= 2;
+    if (2.5 * ms > limitMs * SHARE_OF_ONE) return perRank;
   }
 }
 
