@@ -158,6 +158,23 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
       },
     ],
   ],
+  'writes of known rows': [
+    ['Transpose', 'x', 'rows', { perm: [2, 1, 0] }],
+    ['Transpose', 'w_x', 'others', { perm: [2, 1, 0] }],
+    ['Slice', 'others zero two zero', 'written'],
+    ['Unsqueeze', 'three_five one', 'places'],
+    ['ScatterND', 'rows places written', 'done'],
+    ['Transpose', 'done', 'y', { perm: [2, 1, 0] }],
+  ],
+  'reads and writes of computed features': [
+    ['TopK', 'x two', 'most at', { axis: -1 }],
+    ['GatherElements', 'w_x at', 'read', { axis: 2 }],
+    ['ScatterElements', 'x at read', 'y', { axis: 2 }],
+  ],
+  'writes that are added': [
+    ['TopK', 'x two', 'most at', { axis: -1 }],
+    ['ScatterElements', 'w_x at most', 'y', { axis: -1, reduction: 'add' }],
+  ],
   tile: [['Tile', 'x repeats', 'y']],
   flatten: [
     ['Flatten', 'x', 'f', { axis: 2 }],

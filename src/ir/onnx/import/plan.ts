@@ -166,8 +166,6 @@ function storedLeaf(name: string, facts: ValueFacts): Leaf {
 }
 
 function dataHint(opType: string): string {
-  if (opType.startsWith('Scatter'))
-    return 'writing into tensors cannot be trained: multi-head latent attention and some expert layers are exported so';
   if (opType === 'CumSum')
     return 'positions may not be counted from the tokens (as RoBERTa does): export with position_ids as an input';
   return 'use a plain decoder or encoder in eager attention mode';

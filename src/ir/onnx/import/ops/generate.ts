@@ -72,8 +72,6 @@ const EyeLike: OnnxOp = {
 
 const CumSum: OnnxOp = { infer: (ctx) => [same(ctx)] };
 const Trilu: OnnxOp = { infer: (ctx) => [same(ctx)] };
-const ScatterND: OnnxOp = { infer: (ctx) => [same(ctx)] };
-const ScatterElements: OnnxOp = { infer: (ctx) => [same(ctx)] };
 
 /** Type and dims of the first operand. */
 const same = (ctx: OpContext): Shaped => ({ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims });
@@ -116,7 +114,5 @@ export const generateOps = {
   Acosh: elementwise,
   Atanh: elementwise,
   Trilu,
-  ScatterND,
-  ScatterElements,
   Pad,
 } as const satisfies Record<string, OnnxOp>;

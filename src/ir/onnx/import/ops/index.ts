@@ -12,6 +12,7 @@ import { normOps } from './norm.js';
 import { oneHotOps } from './one-hot.js';
 import { poolingOps } from './pooling.js';
 import { reduceOps } from './reduce.js';
+import { scatterOps } from './scatter.js';
 import { selectOps } from './select.js';
 
 /** The operations of ai.onnx that can be imported (and one that ONNX Runtime puts there). */
@@ -20,6 +21,7 @@ export const ONNX_OPS = {
   ...formulaOps,
   ...layoutOps,
   ...selectOps,
+  ...scatterOps,
   ...generateOps,
   ...contractOps,
   ...normOps,

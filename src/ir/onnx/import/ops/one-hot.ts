@@ -7,7 +7,7 @@ import { reshapeTo } from './layout.js';
 import { spell } from './spell.js';
 
 /** Sizes above are tables, not features. */
-const MAX_CHOICES = 4096;
+export const MAX_CHOICES = 4096;
 
 /** Whether each of `size` indices is the one asked for: ids[…] and −size ≤ id < size give bool[…, size]. */
 export function chosen(ctx: TranslateContext, ids: Value, size: number): Value {

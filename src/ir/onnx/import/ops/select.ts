@@ -4,6 +4,7 @@ import { constantOf, constantSize, type Size } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
 import { isTokens, one, printDims, sameDims, sliceBounds, type Dims, type SliceBounds } from '../shapes.js';
 import { DYNAMIC_HINT, knownStrides, pick, reshapeTo } from './layout.js';
+import { lastDimElements } from './one-hot.js';
 
 interface Cut extends SliceBounds {
   readonly axis: number;
@@ -172,11 +173,14 @@ const GatherElements: OnnxOp = {
     const others = (dims: Dims): Dims => dims.filter((_, i) => i !== axis);
     const whole = isTokens(ids.dims[axis]!) && sameDims(others(x.dims), others(ids.dims));
     if (ctx.positionOffset(1) !== 0 || rows === undefined || !whole)
-      ctx.fail(
-        'reads elements at computed places',
-        'data-dependent routing between tokens or features cannot be trained: use a model without it',
-      );
-    ctx.limitTokens(rows!);
+      return [
+        lastDimElements(ctx) ??
+          ctx.fail(
+            'reads elements at computed places of other tokens',
+            'use a model that routes features only, not tokens',
+          ),
+      ];
+    ctx.limitTokens(rows);
     return [rowsAtPositions(ctx, ctx.value(0), axis)];
   },
 };
