@@ -12,6 +12,7 @@ import { declareOpt } from './opt.js';
 import { err, out } from './output.js';
 import { declarePlan } from './plan.js';
 import { reportError } from './report-error.js';
+import { declareSimulate } from './simulate.js';
 import { declareTrain } from './train.js';
 import { declareVerify } from './verify.js';
 
@@ -21,6 +22,7 @@ const declarations = [
   { name: 'explain', declare: declareExplain },
   { name: 'verify', declare: declareVerify },
   { name: 'plan', declare: declarePlan },
+  { name: 'simulate', declare: declareSimulate },
   { name: 'calibrate', declare: declareCalibrate },
   { name: 'cluster', declare: declareCluster },
   { name: 'train', declare: declareTrain },
