@@ -15,7 +15,8 @@ export interface PlanOptions {
   readonly anyDegree?: boolean;
   readonly moves?: number;
   readonly seed: number;
-  readonly boundSeconds?: number;
+  /** Seconds of search for a tighter bound. */
+  readonly offline?: number;
 }
 
 /** A micro-batch as people read it. */
@@ -39,8 +40,18 @@ export interface PlanReport {
   readonly plan: ReturnType<typeof planByLengths>;
   readonly rows: readonly MicroBatchRow[];
   readonly boundMs: number;
+  /** Time that finding the bound took, none of it the solver's. */
+  readonly boundSpentMs: number;
   /** By how much the step is longer than the bound, relatively: the plan is at most this far from the best. */
   readonly gap: number;
+}
+
+/** What a run of one degree would make of the batch. */
+export interface OneDegree {
+  readonly solver: string;
+  readonly degree: number;
+  readonly microBatches: number;
+  readonly stepMs: number;
 }
 
 /** The degrees that a command line allows. */
@@ -48,20 +59,26 @@ export function allowDegrees(model: CostModel, { minDegree = 1, anyDegree }: Pla
   return restrictDegrees(anyDegree === true ? withEveryDegree(model) : model, { minDegree });
 }
 
-/** Solves, holds the plan to the independent checker, bounds what any plan could reach. */
+/**
+ * Solves, holds the plan to the independent checker, bounds what any plan could reach.
+ * @param longest longest sequence of the run, for the static solver
+ */
 export async function planBatch(
   lengths: readonly number[],
   model: CostModel,
   options: PlanOptions,
+  longest?: number,
 ): Promise<PlanReport> {
-  const solution = await solveBatch(lengths, model, options.solver, options);
+  const solution = await solveBatch(lengths, model, options.solver, { ...options, longest });
   const { stepMs } = solution.times;
-  const boundMs = await boundOf(lengths, model, stepMs, options.boundSeconds ?? 0);
+  const start = performance.now();
+  const boundMs = await boundOf(lengths, model, stepMs, options.offline ?? 0);
   return {
     solution,
     plan: planByLengths(solution.plan, lengths),
     rows: rowsOf(solution, lengths, model),
     boundMs,
+    boundSpentMs: performance.now() - start,
     gap: boundMs > 0 ? stepMs / boundMs - 1 : 0,
   };
 }
@@ -71,12 +88,33 @@ export async function solveBatch(
   lengths: readonly number[],
   model: CostModel,
   name: string,
-  { seed, moves }: Pick<PlanOptions, 'seed' | 'moves'>,
+  { seed, moves, longest }: Pick<PlanOptions, 'seed' | 'moves'> & { readonly longest?: number },
 ): Promise<Solution> {
-  const solution = await findSolver(name).solve(lengths, model, { seed, moves });
+  const solution = await findSolver(name).solve(lengths, model, { seed, moves, longest });
   const [first] = checkPlan(solution.plan, lengths, model);
   invariant(first === undefined, `the plan of ${name} is wrong: ${first?.message}`);
   return solution;
+}
+
+/** The plans that runs of one degree would have: one for all steps, and the best for this step. */
+export async function oneDegreePlans(
+  lengths: readonly number[],
+  model: CostModel,
+  seed: number,
+  longest?: number,
+): Promise<readonly OneDegree[]> {
+  const plans: OneDegree[] = [];
+  for (const solver of ['static', 'adaptive']) {
+    const { plan, times } = await solveBatch(lengths, model, solver, { seed, longest });
+    const busy = plan.microBatches.flatMap(({ groups }) => groups).find((g) => g.sequences.length > 0);
+    plans.push({
+      solver,
+      degree: busy?.degree ?? 0,
+      microBatches: plan.microBatches.length,
+      stepMs: times.stepMs,
+    });
+  }
+  return plans;
 }
 
 async function boundOf(
@@ -113,7 +151,8 @@ function rowsOf({ plan, times }: Solution, lengths: readonly number[], model: Co
       const bytes = model.memoryBytes(degree, load.tokens) / model.memoryLimitBytes;
       memory = Math.max(memory, bytes, load.tokens / cost.capacity);
       busyMs += degree * (times.groupMs[m]?.[g] ?? 0);
-      if (load.tokens > 0) exchangeMs += degree * exposedExchangeMs(cost, load.tokens, load.pairs);
+      if (load.tokens > 0)
+        exchangeMs += degree * Math.max(0, exposedExchangeMs(cost, load.tokens, load.pairs));
     });
     return {
       groups: [...counts].map(([degree, count]) => ({ degree, count })).sort((a, b) => b.degree - a.degree),

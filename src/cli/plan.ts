@@ -1,6 +1,6 @@
 import { Option, type Command } from 'commander';
 import type { CostModel } from '../runtime/planner/cost.js';
-import type { MicroBatchRow, PlanOptions, PlanReport } from './plan-run.js';
+import type { MicroBatchRow, OneDegree, PlanOptions, PlanReport } from './plan-run.js';
 import { jsonOption, natural, positive, positiveNumber, required } from './options.js';
 import { formatCount, formatMs, out, plural, print, printJsonLine, section, shown, table } from './output.js';
 
@@ -11,6 +11,7 @@ interface Options extends PlanOptions {
   readonly lengths?: string;
   readonly column?: string;
   readonly batch?: number;
+  readonly html?: string;
   readonly json?: boolean;
 }
 
@@ -38,10 +39,11 @@ export function declarePlan(program: Command): void {
     .option('--moves <n>', 'budget of the search (default: grows with the batch)', natural)
     .option('--seed <n>', 'seed of the search: same batch, seed and moves, same plan', natural, 0)
     .option(
-      '--bound-seconds <n>',
-      'search this long for a tighter bound (default: one takes no time)',
+      '--offline <seconds>',
+      'search this long for a tighter bound (default: one that takes no time)',
       positiveNumber,
     )
+    .option('--html <file>', 'also write one self-contained page: ranks over time')
     .addOption(jsonOption('the plan, its predicted time and its bound'))
     .addHelpText(
       'after',
@@ -54,17 +56,20 @@ A cluster file is JSON: {"name", "nodes", "ranksPerNode", "memoryGibPerRank", "t
 A problem file is JSON: {"bandwidth": {"2": 119.5, …}, "settings": {…}, "batches": [{"id", "setting", "lengths"}]}.
 bandwidth is in 2³⁰ bytes a second by degree; a setting has gpus, degrees, device_token_capacity,
 attn_ms_per_token2, linear_ms_per_token, microbatch_fixed_ms, a2a_mb_per_token and may have
-model_state_mb_per_gpu, act_mb_per_token, memory_limit_gb and gpus_per_node.
+model_state_mb_per_gpu, act_mb_per_token, memory_limit_gb, max_tokens and gpus_per_node.
 
-No legal plan takes less than the bound; the gap is step over bound less one. The static solver takes the smallest
-degree that holds the longest sequence, adaptive the best single degree, flexsp solves mixed-integer programmes
-(minutes). Memory is that of the fullest rank; all-to-all is the share of busy time in which ranks only exchange.
+No legal plan takes less than the bound; the gap is step over bound less one. static is what one degree for the whole
+run takes, packed best fit decreasing as DeepSpeed users do: of the degrees that hold the run's longest sequence (99 %
+of max_tokens of the setting, or else the batch's longest) the one that is fastest here. adaptive is the best single
+degree for this batch, its groups balanced. flexsp solves mixed-integer programmes (minutes). Memory is that of the
+fullest rank; all-to-all is the share of busy time in which ranks only exchange.
 
 Examples:
   $ ithaca plan llama.ithaca --cluster a100x64 --lengths lengths.txt --batch 512
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0 --min-degree 2 --json > plan.json
-  $ ithaca plan --problem batches.json --id g16_64k_7b/wikipedia/0 --any-degree --bound-seconds 10`,
+  $ ithaca plan --problem batches.json --id g16_64k_7b/wikipedia/0 --any-degree --offline 10
+  $ ithaca plan llama.ithaca --cluster a100x1024 --lengths lengths.npy --html plan.html`,
     )
     .action(async (directory: string | undefined, options: Options, command: Command) => {
       checkUse(directory, options, command);
@@ -82,6 +87,8 @@ interface Task {
   readonly title: string;
   readonly lengths: readonly number[];
   readonly cost: CostModel;
+  /** Longest sequence of the run. */
+  readonly longest?: number;
   /** Cluster whose rates nobody has measured. */
   readonly uncalibrated?: string;
 }
@@ -105,8 +112,8 @@ async function ofProblem(options: Options, command: Command): Promise<Task> {
   const file = required(command, options.problem, '--problem <file>');
   const id = required(command, options.id, '--id <id>');
   const { findProblem, readProblems } = await import('../runtime/planner/problem.js');
-  const { lengths, cost } = findProblem(readProblems(file), id);
-  return { title: id, lengths, cost };
+  const { lengths, cost, longest } = findProblem(readProblems(file, id), id);
+  return { title: id, lengths, cost, longest };
 }
 
 async function ofPackage(directory: string, options: Options, command: Command): Promise<Task> {
@@ -123,36 +130,64 @@ async function ofPackage(directory: string, options: Options, command: Command):
   return { ...problem, title: `${problem.name} on ${name}`, uncalibrated: name };
 }
 
-async function planAndShow(
-  { title, lengths, cost: model, uncalibrated }: Task,
-  options: Options,
-): Promise<void> {
-  const { planBatch } = await import('./plan-run.js');
-  const report = await planBatch(lengths, model, options);
-  const { solution, plan, boundMs, gap } = report;
-  if (options.json === true)
-    return printJsonLine({
-      plan,
-      step_ms: solution.times.stepMs,
-      bound_ms: boundMs,
-      solve_ms: solution.solveMs,
-      gap,
-      solver: solution.solver,
-      ...(uncalibrated === undefined ? {} : { cluster: uncalibrated, calibrated: false }),
-    });
-  const tokens = lengths.reduce((a, b) => a + b, 0);
-  print(
-    `${out.bold(shown(title))}  ${plural(lengths.length, 'sequence')}, ${formatCount(tokens)} tokens, ${plural(model.ranks, 'rank')}`,
-  );
+async function planAndShow(task: Task, options: Options): Promise<void> {
+  const { oneDegreePlans, planBatch } = await import('./plan-run.js');
+  const { lengths, cost: model, longest, uncalibrated } = task;
+  const report = await planBatch(lengths, model, options, longest);
+  const { html, json = false } = options;
+  if (json && html === undefined) return printJsonLine(jsonOf(report, uncalibrated));
+  const others = await oneDegreePlans(lengths, model, options.seed, longest);
+  if (html !== undefined) await writePage(html, task, report, others);
+  if (json) return printJsonLine(jsonOf(report, uncalibrated));
+  showTitle(task);
   print();
   for (const line of planLines(report)) print(line);
   section('Step', stepLines(report));
-  section('Against', await comparison(report, lengths, model, options));
+  section('Against', againstLines(report, others));
+  if (html !== undefined) {
+    print();
+    print(`${shown(html)} written`);
+  }
   if (uncalibrated === undefined) return;
   print();
   print(
     `${out.yellow('uncalibrated:')} times follow from FLOPs, bytes and the rates of ${shown(uncalibrated)}; nothing was measured`,
   );
+}
+
+const jsonOf = (
+  { plan, solution, boundMs, boundSpentMs, gap }: PlanReport,
+  uncalibrated?: string,
+): object => ({
+  plan,
+  step_ms: solution.times.stepMs,
+  bound_ms: boundMs,
+  solve_ms: solution.solveMs,
+  bound_spent_ms: boundSpentMs,
+  gap,
+  solver: solution.solver,
+  moves: solution.moves,
+  ...(uncalibrated === undefined ? {} : { cluster: uncalibrated, calibrated: false }),
+});
+
+function showTitle({ title, lengths, cost }: Task): void {
+  const tokens = lengths.reduce((a, b) => a + b, 0);
+  print(
+    `${out.bold(shown(title))}  ${plural(lengths.length, 'sequence')}, ${formatCount(tokens)} tokens, ${plural(cost.ranks, 'rank')}`,
+  );
+}
+
+async function writePage(
+  file: string,
+  { title, lengths, cost }: Task,
+  report: PlanReport,
+  others: readonly OneDegree[],
+): Promise<void> {
+  const { planPage } = await import('../report/plan-page.js');
+  const { writeFileAtomic } = await import('../files/atomic.js');
+  const { solution, boundMs } = report;
+  const page = Buffer.from(planPage({ title, lengths, model: cost, solution, boundMs, others }));
+  await writeFileAtomic(file, (handle) => handle.writeFile(page));
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
@@ -181,41 +216,32 @@ const groupsText = ({ groups, idleRanks }: MicroBatchRow): string =>
   groups.map(({ degree, count }) => `${count}×${degree}`).join(' + ') +
   (idleRanks === 0 ? '' : out.dim(` (${idleRanks} idle)`));
 
-function stepLines({ solution, boundMs, gap }: PlanReport): string[] {
-  const { solver, times, solveMs, cutShort } = solution;
+function stepLines({ solution, boundMs, boundSpentMs, gap }: PlanReport): string[] {
+  const { solver, times, solveMs, moves, cutShort } = solution;
   return table([
     ['step', `${exactMs(times.stepMs)} ms`, `predicted; ranks idle ${percent(times.idle)} of it`],
-    ['bound', `${exactMs(boundMs)} ms`, 'no legal plan takes less'],
+    ['bound', `${exactMs(boundMs)} ms`, `no legal plan takes less; found in ${formatMs(boundSpentMs)}`],
     ['gap', percent(gap), 'at most this much longer than the best plan'],
-    ['solved', formatMs(solveMs), `by ${solver}${cutShort ? ', cut short by the clock' : ''}`],
+    [
+      'solved',
+      formatMs(solveMs),
+      `by ${solver}${moves === 0 ? '' : `, ${plural(moves, 'move')}`}${cutShort ? ', cut short by the clock' : ''}`,
+    ],
   ]);
 }
 
-/** The plans that a run of one degree would have. */
-async function comparison(
-  { solution }: PlanReport,
-  lengths: readonly number[],
-  model: CostModel,
-  options: Options,
-): Promise<string[]> {
-  const { solveBatch } = await import('./plan-run.js');
-  const rows: string[][] = [];
-  for (const name of ['static', 'adaptive'].filter((other) => other !== solution.solver)) {
-    const other = await solveBatch(lengths, model, name, options);
-    const degrees = new Set(
-      other.plan.microBatches.flatMap(({ groups }) =>
-        groups.filter(({ sequences }) => sequences.length > 0).map(({ degree }) => degree),
-      ),
-    );
-    const { stepMs } = other.times;
-    const factor = solution.times.stepMs > 0 ? stepMs / solution.times.stepMs : 1;
-    rows.push([
-      name,
-      `degree ${[...degrees].join(', ')}`,
-      plural(other.plan.microBatches.length, 'micro-batch', 'micro-batches'),
-      `${exactMs(stepMs)} ms`,
-      `${factor.toFixed(3)} × this plan`,
-    ]);
-  }
-  return table(rows, { align: ['left', 'left', 'left', 'right', 'right'] });
+function againstLines({ solution }: PlanReport, others: readonly OneDegree[]): string[] {
+  const { stepMs } = solution.times;
+  return table(
+    others
+      .filter((other) => other.solver !== solution.solver)
+      .map((other) => [
+        other.solver,
+        `degree ${other.degree}`,
+        plural(other.microBatches, 'micro-batch', 'micro-batches'),
+        `${exactMs(other.stepMs)} ms`,
+        `${(stepMs > 0 ? other.stepMs / stepMs : 1).toFixed(3)} × this plan`,
+      ]),
+    { align: ['left', 'left', 'left', 'right', 'right'] },
+  );
 }

@@ -4,19 +4,31 @@ import { invariant } from '../errors.js';
 import type { ReportData } from './data.js';
 import { STYLE } from './style.js';
 
-/** The page's own script, in the order of its parts. */
+/** The script of a model's page, in the order of its parts. */
 const CLIENT = ['sizes', 'dom', 'model', 'memory', 'page'] as const;
+
+/** The page of a model. */
+export const renderPage = (data: ReportData, title: string): string =>
+  renderDocument({ title, data, modules: CLIENT, style: STYLE });
+
+export interface PageParts {
+  readonly title: string;
+  readonly data: object;
+  /** Modules of `client/`, in the order of their imports. */
+  readonly modules: readonly string[];
+  readonly style: string;
+}
 
 /**
  * One self-contained page: nothing is fetched, and nothing runs but the script that ships with ithaca (the content
  * security policy names its hash). Everything from the model is data, in one JSON block.
  */
-export function renderPage(data: ReportData, title: string): string {
-  const script = clientScript();
+export function renderDocument({ title, data, modules, style }: PageParts): string {
+  const script = clientScript(modules);
   const policy = [
     "default-src 'none'",
     `script-src '${hashOf(script)}'`,
-    `style-src '${hashOf(STYLE)}'`,
+    `style-src '${hashOf(style)}'`,
     'img-src data:',
     "base-uri 'none'",
     "form-action 'none'",
@@ -30,7 +42,7 @@ export function renderPage(data: ReportData, title: string): string {
 <meta name="referrer" content="no-referrer">
 <link rel="icon" href="data:,">
 <title>${escapeHtml(title)} – ithaca</title>
-<style>${STYLE}</style>
+<style>${style}</style>
 </head>
 <body>
 <main id="page"><h1>${escapeHtml(title)}</h1><noscript>This page draws itself: allow it to run its own script.</noscript></main>
@@ -60,13 +72,15 @@ export const escapeJson = (value: unknown): string =>
 
 const hashOf = (text: string): string => `sha256-${createHash('sha256').update(text).digest('base64')}`;
 
-let known: string | undefined;
+const known = new Map<string, string>();
 
-/** The modules of `client/` as one classic script. */
-function clientScript(): string {
-  known ??= `"use strict";(()=>{\n${CLIENT.map(moduleText).join('\n')}\n})();`;
-  invariant(!/<\/script|<!--/i.test(known), 'the script of the report would end its own element');
-  return known;
+/** Modules of `client/` as one classic script. */
+function clientScript(modules: readonly string[]): string {
+  const key = modules.join();
+  const script = known.get(key) ?? `"use strict";(()=>{\n${modules.map(moduleText).join('\n')}\n})();`;
+  invariant(!/<\/script|<!--/i.test(script), 'the script of the report would end its own element');
+  known.set(key, script);
+  return script;
 }
 
 /** A module without imports, exports, comments of its own line, and indentation. */

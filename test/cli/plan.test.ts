@@ -99,11 +99,11 @@ describe('a problem file', () => {
     expect(first.step_ms).toBeLessThanOrEqual(adaptive.step_ms);
   });
 
-  test('--any-degree allows the degrees between, --bound-seconds only tightens the bound', async () => {
+  test('--any-degree allows the degrees between, --offline only tightens the bound', async () => {
     const args = ['--moves', '4000', '--min-degree', '5'];
     const [quick, any] = await Promise.all([
       answer(...args, '--any-degree'),
-      answer(...args, '--any-degree', '--bound-seconds', '0.5'),
+      answer(...args, '--any-degree', '--offline', '0.5'),
     ]);
     expect(any.plan).toEqual(quick.plan);
     expect(any.bound_ms).toBeGreaterThanOrEqual(quick.bound_ms);

@@ -24,6 +24,8 @@ const settingSchema = z.object({
   act_mb_per_token: z.number().nonnegative().default(0),
   memory_limit_gb: positive.default(1 << 20),
   gpus_per_node: count.default(8),
+  /** Longest sequence of the run. */
+  max_tokens: count.optional(),
 });
 
 const problemSchema = z.object({
@@ -52,13 +54,16 @@ export interface Problem {
   readonly setting: string;
   readonly lengths: readonly number[];
   readonly cost: CostModel;
+  /** What a run of one degree must be ready for: 99 % of the setting's longest sequence, where it names one. */
+  readonly longest: number | undefined;
 }
 
 /**
  * Reads a file of planning problems: batches of lengths, and per setting the constants of FlexSP's cost model.
+ * @param id reads the batches of this name alone, if there are any
  * @throws UserError for a file that cannot be read or does not have the format
  */
-export function readProblems(file: string): readonly Problem[] {
+export function readProblems(file: string, id?: string): readonly Problem[] {
   let text: string;
   try {
     const { size } = statSync(file);
@@ -71,11 +76,11 @@ export function readProblems(file: string): readonly Problem[] {
       cause,
     });
   }
-  return parseProblems(text, file);
+  return parseProblems(text, file, id);
 }
 
 /** @throws UserError naming the key that does not fit */
-export function parseProblems(text: string, file = 'problem'): readonly Problem[] {
+export function parseProblems(text: string, file = 'problem', id?: string): readonly Problem[] {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -86,7 +91,7 @@ export function parseProblems(text: string, file = 'problem'): readonly Problem[
       { cause },
     );
   }
-  const parsed = problemSchema.safeParse(json);
+  const parsed = problemSchema.safeParse(id === undefined ? json : onlyBatch(json, id));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     throw new UserError(
@@ -110,8 +115,20 @@ export function parseProblems(text: string, file = 'problem'): readonly Problem[
         `${file}: batch ${id} names the setting ${JSON.stringify(setting)}, which is not in \`settings\``,
         `use one of ${[...costs.keys()].join(', ')}`,
       );
-    return { id, setting, lengths, cost };
+    const most = settings[setting]?.max_tokens;
+    const longest = most === undefined ? undefined : Math.floor(0.99 * most);
+    return { id, setting, lengths, cost, longest };
   });
+}
+
+/** The same file with the batches of one name, if there are any. */
+function onlyBatch(json: unknown, id: string): unknown {
+  if (typeof json !== 'object' || json === null || !('batches' in json) || !Array.isArray(json.batches))
+    return json;
+  const named = json.batches.filter(
+    (batch: unknown) => typeof batch === 'object' && batch !== null && 'id' in batch && batch.id === id,
+  );
+  return named.length === 0 ? json : { ...json, batches: named };
 }
 
 function settingCost(

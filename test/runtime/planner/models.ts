@@ -89,6 +89,15 @@ export function physicalModel({
   );
 }
 
+/** Lengths with the quantiles of a web corpus: p50 1,600, p90 7,300, p99 39,000 tokens. */
+export function longTailed(count: number, most: number): number[] {
+  return Array.from({ length: count }, (_, i) => {
+    const z = Math.sin(i * 12.9898) * 43758.5453;
+    const u = z - Math.floor(z);
+    return Math.min(most, Math.max(16, Math.round(1600 * (u / (1 - u)) ** 0.69)));
+  });
+}
+
 /** Cost models of both kinds. */
 export const anyModel: fc.Arbitrary<CostModel> = fc.oneof(
   fc

@@ -7,7 +7,7 @@ import type { Solution } from '../../../src/runtime/planner/solver.js';
 import { adaptiveSolver, staticSolver } from '../../../src/runtime/planner/solvers/homogeneous.js';
 import { ithacaSolver } from '../../../src/runtime/planner/solvers/ithaca.js';
 import { shortestStepMs } from './brute.js';
-import { anyBatch, flexSpModel, physicalModel } from './models.js';
+import { anyBatch, flexSpModel, longTailed, physicalModel } from './models.js';
 
 const solve = (
   lengths: readonly number[],
@@ -15,15 +15,6 @@ const solve = (
   moves?: number,
   seed?: number,
 ): Solution => ithacaSolver.solve(lengths, model, { moves, seed }) as Solution;
-
-/** Lengths with the quantiles of a web corpus: p50 1,600, p90 7,300, p99 39,000 tokens. */
-function longTailed(count: number, most: number): number[] {
-  return Array.from({ length: count }, (_, i) => {
-    const z = Math.sin(i * 12.9898) * 43758.5453;
-    const u = z - Math.floor(z);
-    return Math.min(most, Math.max(16, Math.round(1600 * (u / (1 - u)) ** 0.69)));
-  });
-}
 
 describe('every solver', () => {
   it('finds legal plans, none shorter than the bound, ithaca none longer than one degree', () => {

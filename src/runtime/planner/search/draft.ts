@@ -20,12 +20,12 @@ export interface Draft {
 /** Shorter plans first. */
 export const byMs = (a: Draft, b: Draft): number => a.ms - b.ms || a.left - b.left;
 
-/** The groups that hold something, by micro-batch, as degrees and sequences of the batch. */
+/**
+ * The groups that hold something, by micro-batch, as degrees and sequences of the batch. The micro-batch of the longest
+ * sequence comes first.
+ */
 export function shapesOf(draft: Draft, items: Items, model: CostModel): readonly (readonly Shape[])[] {
-  const shapes: { degree: number; sequences: number[] }[][] = Array.from(
-    { length: draft.microBatches },
-    () => [],
-  );
+  const shapes = new Map<number, { degree: number; sequences: number[] }[]>();
   const shapeOf = new Map<number, { degree: number; sequences: number[] }>();
   for (let item = 0; item < items.count; item++) {
     const group = draft.groupOf[item]!;
@@ -34,10 +34,13 @@ export function shapesOf(draft: Draft, items: Items, model: CostModel): readonly
     if (shape === undefined) {
       shape = { degree: model.degrees[draft.column[group]!]!.degree, sequences: [] };
       shapeOf.set(group, shape);
-      shapes[draft.microBatch[group]!]!.push(shape);
+      const m = draft.microBatch[group]!;
+      const others = shapes.get(m);
+      if (others === undefined) shapes.set(m, [shape]);
+      else others.push(shape);
     }
     for (let i = items.first[item]!; i < items.first[item + 1]!; i++)
       shape.sequences.push(items.sequences[i]!);
   }
-  return shapes;
+  return [...shapes.values()];
 }
