@@ -1,12 +1,17 @@
 import { benchCollectives } from './collectives.js';
 import { benchCompile } from './compile.js';
+import { benchHeadline } from './headline.js';
 import { benchMemory } from './memory.js';
 import { benchNative } from './native.js';
+import { benchPlannerGrowth } from './planner-growth.js';
 import { benchStep } from './step.js';
 
-/** `npm run bench -- [name…]`: every benchmark prints ratios against a peer or a limit measured in the same run. */
+/**
+ * `npm run bench -- [name…]`: every benchmark prints ratios against a peer or a limit measured in the same run.
+ * What follows a single name and begins with a dash is the benchmark's own.
+ */
 const BENCHMARKS: Readonly<
-  Record<string, { readonly what: string; readonly run: () => Promise<void> | void }>
+  Record<string, { readonly what: string; readonly run: (args: readonly string[]) => Promise<void> | void }>
 > = {
   compile: { what: 'compile time and peak memory against the number of layers', run: benchCompile },
   step: { what: 'a training step against PyTorch eager on the same cores', run: benchStep },
@@ -16,9 +21,17 @@ const BENCHMARKS: Readonly<
     what: 'all-to-all among local ranks against a plain copy',
     run: async () => void (await benchCollectives()),
   },
+  'planner-growth': {
+    what: 'time of a plan over ranks and sequences, with its exponents',
+    run: benchPlannerGrowth,
+  },
+  headline: { what: "FlexSP's headline comparison, simulated with its constants", run: benchHeadline },
 };
 
-const wanted = process.argv.slice(2);
+const given = process.argv.slice(2);
+const flags = given.findIndex((word) => word.startsWith('-'));
+const wanted = flags < 0 ? given : given.slice(0, flags);
+const own = wanted.length === 1 && flags >= 0 ? given.slice(flags) : [];
 const unknown = wanted.find((name) => !Object.hasOwn(BENCHMARKS, name));
 if (unknown !== undefined) {
   console.error(`error: there is no benchmark '${unknown}'\n  hint: ${Object.keys(BENCHMARKS).join(', ')}`);
@@ -27,6 +40,6 @@ if (unknown !== undefined) {
   for (const [name, { what, run }] of Object.entries(BENCHMARKS)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     console.log(`\n${name}: ${what}\n`);
-    await run();
+    await run(own);
   }
 }

@@ -1,0 +1,100 @@
+import { parseArgs } from 'node:util';
+import { invariant } from '../../src/errors.js';
+import { checkPlan } from '../../src/runtime/planner/check.js';
+import { flexSpModelCost } from '../../src/runtime/planner/flexsp-models.js';
+import type { Solution } from '../../src/runtime/planner/solver.js';
+import { ithacaSolver } from '../../src/runtime/planner/solvers/ithaca.js';
+import { CORPORA, drawLengths, type Corpus } from './planner-lengths.js';
+import { median, printTable } from './table.js';
+
+const RANKS = [16, 32, 64, 128, 256, 512, 1024];
+const SEQUENCES = [128, 256, 512, 1024, 2048, 4096, 8192];
+/** Sequences for a rank outside of which nobody trains: more make the step longer, fewer leave ranks idle. */
+const [LEAST_PER_RANK, MOST_PER_RANK] = [2, 64];
+const CONTEXT = 384_000;
+
+interface Point {
+  readonly ranks: number;
+  readonly sequences: number;
+  readonly ms: number;
+}
+
+/**
+ * Time of the default solver over ranks and sequences, and the exponents that fit it: ms ∝ ranks^a · sequences^b by
+ * least squares of logarithms; and over both together, at 8 sequences a rank. Lengths have the corpora's quantiles.
+ */
+export function benchPlannerGrowth(args: readonly string[] = []): void {
+  const { values } = parseArgs({
+    args: [...args],
+    options: { repeats: { type: 'string', default: '1' }, most: { type: 'string', default: '1024' } },
+  });
+  const ranks = RANKS.filter((count) => count <= Number(values.most));
+  warmUp();
+  const points: Point[] = [];
+  const rows = SEQUENCES.map((sequences) => [
+    sequences,
+    ...ranks.map((count) => {
+      const perRank = sequences / count;
+      if (perRank < LEAST_PER_RANK || perRank > MOST_PER_RANK) return '–';
+      const ms = solveMs(count, sequences, Number(values.repeats));
+      points.push({ ranks: count, sequences, ms });
+      return Math.round(ms);
+    }),
+  ]);
+  printTable(['sequences \\ ranks, ms', ...ranks.map(String)], rows);
+  const [byRanks, bySequences] = fitPlane(points);
+  console.log(`\n  ms ∝ ranks^${byRanks.toFixed(2)} · sequences^${bySequences.toFixed(2)}`);
+  for (const perRank of [8, 16]) {
+    const together = points.filter((point) => point.sequences === perRank * point.ranks);
+    if (together.length > 1)
+      console.log(`  ${perRank} sequences a rank: ms ∝ ranks^${fitLine(together).toFixed(2)}`);
+  }
+}
+
+/** Median over the corpora. */
+function solveMs(ranks: number, sequences: number, repeats: number): number {
+  const model = flexSpModelCost('7b', { ranks, context: CONTEXT });
+  const below = Math.min(CONTEXT, model.degrees.at(-1)!.capacity);
+  const times: number[] = [];
+  for (const corpus of Object.keys(CORPORA) as Corpus[])
+    for (let seed = 0; seed < repeats; seed++) {
+      const lengths = drawLengths(corpus, sequences, below, 128, seed);
+      const solution = ithacaSolver.solve(lengths, model) as Solution;
+      const [first] = checkPlan(solution.plan, lengths, model);
+      invariant(first === undefined, `${corpus}, ${ranks} ranks: ${first?.message}`);
+      times.push(solution.solveMs);
+    }
+  return median(times);
+}
+
+/** The first plans of a process wait for the compiler of JavaScript. */
+function warmUp(): void {
+  for (let i = 0; i < 2; i++) solveMs(64, 512, 1);
+}
+
+const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0) / list.length;
+
+/** Exponents over ranks and over sequences: the normal equations of two centred variables. */
+function fitPlane(points: readonly Point[]): readonly [number, number] {
+  const centred = (of: (point: Point) => number): number[] => {
+    const logs = points.map((point) => Math.log(of(point)));
+    const middle = mean(logs);
+    return logs.map((log) => log - middle);
+  };
+  const dot = (a: readonly number[], b: readonly number[]): number =>
+    a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+  const [x, y, z] = [centred((p) => p.ranks), centred((p) => p.sequences), centred((p) => p.ms)];
+  const [xx, yy, xy, xz, yz] = [dot(x, x), dot(y, y), dot(x, y), dot(x, z), dot(y, z)];
+  const determinant = xx * yy - xy * xy;
+  return [(yy * xz - xy * yz) / determinant, (xx * yz - xy * xz) / determinant];
+}
+
+function fitLine(points: readonly Point[]): number {
+  const [x, z] = [points.map((p) => Math.log(p.ranks)), points.map((p) => Math.log(p.ms))];
+  const [mx, mz] = [mean(x), mean(z)];
+  const [top, bottom] = [
+    x.reduce((sum, value, i) => sum + (value - mx) * (z[i]! - mz), 0),
+    x.reduce((sum, value) => sum + (value - mx) ** 2, 0),
+  ];
+  return top / bottom;
+}
