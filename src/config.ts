@@ -28,7 +28,11 @@ const optimizer = z.strictObject({
 const train = z.strictObject({
   ranks: z.number().int().positive().max(1024).default(1),
   /** Degree of sequence parallelism: ranks that share a sequence; `auto`: groups are chosen for every step. */
-  sp: z.union([z.number().int().positive().max(1024), z.literal('auto')]).default(1),
+  sp: z
+    .union([z.number().int().positive().max(1024), z.literal('auto')], {
+      error: "expected a whole number of 1 or more, or 'auto'",
+    })
+    .default(1),
   steps: z.number().int().positive().default(100),
   /** Tokens in a global batch. */
   batchTokens: z.number().int().positive().default(8192),
