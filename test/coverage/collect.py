@@ -2,7 +2,7 @@
 
     python collect.py FOLDER
 
-FOLDER/operators.json: operators, the opsets that changed them, and their attributes.
+FOLDER/operators.json: operators, and the opsets that changed them.
 FOLDER/cases.jsonl: ONNX's backend tests of single nodes, and cases of ONNX Runtime's own operators; one a line.
 """
 
@@ -31,15 +31,10 @@ def operators():
     standard = {}
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "":
-            entry = standard.setdefault(schema.name, {"since": [], "attributes": set()})
+            entry = standard.setdefault(schema.name, {"since": []})
             entry["since"].append(schema.since_version)
-            entry["attributes"].update(schema.attributes)
             entry["deprecated"] = schema.deprecated
-    own = {}
-    for schema in native.get_all_operator_schema():
-        if schema.domain == "com.microsoft":
-            entry = own.setdefault(schema.name, {"attributes": set()})
-            entry["attributes"].update(schema.attributes)
+    own = {schema.name for schema in native.get_all_operator_schema() if schema.domain == "com.microsoft"}
     return {
         "onnx": onnx.__version__,
         "opset": onnx.defs.onnx_opset_version(),
@@ -47,14 +42,11 @@ def operators():
         "ai.onnx": {
             name: {
                 "since": sorted(entry["since"]),
-                **({"deprecated": True} if entry.get("deprecated") else {}),
-                "attributes": sorted(entry["attributes"]),
+                **({"deprecated": True} if entry["deprecated"] else {}),
             }
             for name, entry in sorted(standard.items())
         },
-        "com.microsoft": {
-            name: {"attributes": sorted(entry["attributes"])} for name, entry in sorted(own.items())
-        },
+        "com.microsoft": sorted(own),
     }
 
 

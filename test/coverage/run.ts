@@ -63,7 +63,10 @@ export async function runCase(example: Case, folder: string): Promise<Outcome> {
       reasons.push(error.message);
     }
   }
-  return { kind: 'outside', reason: reasons[0]! };
+  return {
+    kind: 'outside',
+    reason: reasons.find((reason) => !reason.includes('is not recognised')) ?? reasons[0]!,
+  };
 }
 
 class WrongResult extends Error {
@@ -85,6 +88,9 @@ async function runOutput(
   given: Given,
   folder: string,
 ): Promise<readonly string[]> {
+  const opset = Number(example.model.opsetImport?.find(({ domain }) => !domain)?.version ?? 0);
+  if (expected.data!.length === 0 && opset < 14)
+    throw new UserError('its result has no elements, which the test cannot hand on before opset 14');
   const file = path.join(folder, `${example.name.replaceAll('/', '_')}.onnx`);
   writeFileSync(file, onnxProto.onnx.ModelProto.encode(around(example, expected, given)).finish());
   try {
@@ -141,7 +147,7 @@ function around({ model, inputs, tokens }: Case, expected: CaseValue, given: Giv
     });
     nodes.push(
       around1('Reshape', [`${AROUND}cast`, `${AROUND}row`], `${AROUND}flat`, [
-        { name: 'allowzero', type: 2, i: 1 },
+        ...(expected.data!.length === 0 ? [{ name: 'allowzero', type: 2, i: 1 }] : []),
       ]),
       around1('Gather', [`${AROUND}zeros`, 'input_ids'], `${AROUND}zero`),
       around1('Add', [`${AROUND}flat`, `${AROUND}zero`], 'logits'),

@@ -20,6 +20,12 @@ interface Body {
   readonly attributes: ReadonlyMap<string, OnnxAttribute>;
 }
 
+/** Operators whose nodes are replaced by what they hold, or read as what they are, and when. */
+export const EXPANDED_OPERATORS: ReadonlyMap<string, string> = new Map([
+  ['Constant', 'a stored tensor'],
+  ['If', 'the branch of a known condition; refused where the condition depends on the tokens'],
+]);
+
 /** Weights inside of a branch could not be written back when the trained model is exported. */
 const MAX_BODY_CONSTANT = 16;
 

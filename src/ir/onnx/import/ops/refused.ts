@@ -56,7 +56,7 @@ const STANDARD: ReadonlyMap<string, Refusal> = new Map([
   ...because(
     'makes or reads a sequence or an optional value',
     NO_CONTROL_FLOW,
-    'SequenceEmpty SequenceInsert SequenceErase Optional OptionalGetElement OptionalHasElement',
+    'SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SequenceAt SequenceLength SplitToSequence ConcatFromSequence Optional OptionalGetElement OptionalHasElement',
   ),
   ...because(
     'works on text',
