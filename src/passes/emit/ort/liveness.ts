@@ -21,7 +21,7 @@ const VIEWS: ReadonlySet<string> = new Set(['Reshape', 'Unsqueeze', 'Squeeze', '
 const IN_PLACE: ReadonlySet<string> = new Set(['Tanh', 'Sigmoid', 'Relu', 'Softmax', 'ScatterElements']);
 
 /** Bytes as a sum of products of local dims: bytes per unit by monomial. */
-type Bytes = ReadonlyMap<string, number>;
+type Bytes = Map<string, number>;
 
 /** What a tensor takes: so many bytes for each unit of a monomial of its dims that are not constant. */
 interface Tensor {
@@ -75,24 +75,64 @@ export function temporariesOf(
   steps.forEach((step, at) => step.inputs.forEach((id) => last.set(id, at)));
   const isCounted = (id: number): boolean => !outside.has(id) && (types[id]?.dims.length ?? 0) > 0;
   const buffers = buffersOf(steps, tensors, isCounted, last);
-  const end = new Map<number, number>();
+  const lives = livesOf(steps, buffers);
+  const tensorsAt = (at: number): Tensor[] => [
+    ...[...lives].flatMap(([id, { first, last }]) => (first <= at && at <= last ? [tensors[id]!] : [])),
+    ...steps[at]!.scratch.map(tensorOf),
+  ];
+  const starting = groupBy(lives, ({ first }) => first);
+  const ending = groupBy(lives, ({ last }) => last);
+  const alive: Bytes = new Map();
+  const peaks: Peak[] = [];
   steps.forEach((step, at) => {
-    for (const id of [...step.inputs, ...step.outputs]) {
+    for (const id of starting.get(at) ?? []) addBytes(alive, tensors[id]!, 1);
+    const bytes = new Map(alive);
+    for (const type of step.scratch) addBytes(bytes, tensorOf(type), 1);
+    addPeak(peaks, { at, bytes });
+    for (const id of ending.get(at) ?? []) addBytes(alive, tensors[id]!, -1);
+  });
+  return peaks.map(({ at }) =>
+    tensorsAt(at)
+      .map(({ text }) => text)
+      .sort(),
+  );
+}
+
+interface Life {
+  /** Step that makes the buffer. */
+  readonly first: number;
+  /** Last step that touches it. */
+  last: number;
+}
+
+function livesOf(
+  steps: readonly Step[],
+  buffers: ReadonlyMap<number, number>,
+): ReadonlyMap<number, Readonly<Life>> {
+  const lives = new Map<number, Life>();
+  steps.forEach((step, at) => {
+    for (const id of [...step.outputs, ...step.inputs]) {
       const buffer = buffers.get(id);
-      if (buffer !== undefined) end.set(buffer, at);
+      if (buffer === undefined) continue;
+      const life = lives.get(buffer);
+      if (life === undefined) lives.set(buffer, { first: at, last: at });
+      else life.last = at;
     }
   });
-  const alive = new Set<number>();
-  const sets: Tensor[][] = [];
-  steps.forEach((step, at) => {
-    for (const id of step.outputs) {
-      const buffer = buffers.get(id);
-      if (buffer !== undefined) alive.add(buffer);
-    }
-    sets.push([...[...alive].map((id) => tensors[id]!), ...step.scratch.map(tensorOf)]);
-    for (const buffer of alive) if (end.get(buffer)! <= at) alive.delete(buffer);
-  });
-  return maximal(sets);
+  return lives;
+}
+
+function groupBy(
+  lives: ReadonlyMap<number, Readonly<Life>>,
+  of: (life: Readonly<Life>) => number,
+): ReadonlyMap<number, readonly number[]> {
+  const groups = new Map<number, number[]>();
+  for (const [id, life] of lives) {
+    const group = groups.get(of(life));
+    if (group === undefined) groups.set(of(life), [id]);
+    else group.push(id);
+  }
+  return groups;
 }
 
 /** For every counted value the value whose memory it is: its own, or that of an operand. */
@@ -123,7 +163,9 @@ function buffersOf(
       // A view of an input or a literal takes no memory.
       if (shared === undefined) continue;
       buffers.set(id, shared);
-      holders.set(shared, [...(holders.get(shared) ?? []), id]);
+      const own = holders.get(shared);
+      if (own === undefined) holders.set(shared, [id]);
+      else own.push(id);
     }
   });
   return buffers;
@@ -151,10 +193,10 @@ function tensorOf(type: Type, text: string): Tensor {
   return { text, monomial: factors.sort().join('·'), bytes };
 }
 
-function bytesOf(tensors: readonly Tensor[]): Bytes {
-  const total = new Map<string, number>();
-  for (const { monomial, bytes } of tensors) total.set(monomial, (total.get(monomial) ?? 0) + bytes);
-  return total;
+function addBytes(total: Bytes, { monomial, bytes }: Tensor, sign: 1 | -1): void {
+  const sum = (total.get(monomial) ?? 0) + sign * bytes;
+  if (sum === 0) total.delete(monomial);
+  else total.set(monomial, sum);
 }
 
 function dominated(a: Bytes, b: Bytes): boolean {
@@ -162,13 +204,14 @@ function dominated(a: Bytes, b: Bytes): boolean {
   return true;
 }
 
-function maximal(sets: readonly (readonly Tensor[])[]): Temporaries {
-  const kept: { bytes: Bytes; texts: readonly string[] }[] = [];
-  for (const set of sets) {
-    const bytes = bytesOf(set);
-    if (set.length === 0 || kept.some((other) => dominated(bytes, other.bytes))) continue;
-    for (let i = kept.length - 1; i >= 0; i--) if (dominated(kept[i]!.bytes, bytes)) kept.splice(i, 1);
-    kept.push({ bytes, texts: set.map(({ text }) => text).sort() });
-  }
-  return kept.map((set) => set.texts);
+/** A step that no other holds more than. */
+interface Peak {
+  readonly at: number;
+  readonly bytes: Bytes;
+}
+
+function addPeak(peaks: Peak[], peak: Peak): void {
+  if (peak.bytes.size === 0 || peaks.some((other) => dominated(peak.bytes, other.bytes))) return;
+  for (let i = peaks.length - 1; i >= 0; i--) if (dominated(peaks[i]!.bytes, peak.bytes)) peaks.splice(i, 1);
+  peaks.push(peak);
 }
