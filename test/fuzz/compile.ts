@@ -89,6 +89,7 @@ async function logitsError(file: string, lowered: Lowered): Promise<number | und
   // Heads that score documents have labels of another shape; their programs are tested elsewhere.
   if (expected.length !== LENGTH * vocabulary) return undefined;
   const actual = interpretedLogits(file, lowered.graphs.get('eval')!, tokens);
+  if (actual === undefined) return undefined;
   if (actual.length !== expected.length) return Infinity;
   const scale = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-3);
   const worst = expected.reduce((most, x, i) => Math.max(most, Math.abs(x - actual[i]!)), 0);
@@ -119,7 +120,15 @@ async function onnxruntimeLogits(
   }
 }
 
-function interpretedLogits(file: string, graph: Graph, tokens: readonly number[]): readonly number[] {
+/** Damaged bytes are often numbers beyond what float32 sums of products tell apart. */
+const MAX_WEIGHT = 1e4;
+
+/** Undefined where a weight is not an ordinary number. */
+function interpretedLogits(
+  file: string,
+  graph: Graph,
+  tokens: readonly number[],
+): readonly number[] | undefined {
   const model = readOnnxModel(file, { weights: true });
   const row = (values: readonly number[]): Tensor => ({
     shape: [values.length],
@@ -143,6 +152,8 @@ function interpretedLogits(file: string, graph: Graph, tokens: readonly number[]
         ] as const;
       }),
   );
+  const isOrdinary = (x: number): boolean => Math.abs(x) <= MAX_WEIGHT;
+  if (![...weights.values()].every(({ data }) => data.every(isOrdinary))) return undefined;
   const mesh = meshOf([1], () => new Map([['S', tokens.length]]));
   const outputs = interpret(graph, mesh, (name) => weights.get(name) ?? rows.get(name)!);
   return Array.from(outputs.get('logits')![0]!.data);

@@ -19,7 +19,7 @@ export interface Target {
 export const MAX_GROWTH_BYTES = 2 ** 30;
 export const MAX_CPU_MS = 10_000;
 /** For hangs that wait instead of compute; generous, since the machine may be busy. */
-const MAX_WALL_MS = 60_000;
+const MAX_WALL_MS = 300_000;
 const POLL_MS = 50;
 /** A child is replaced now and then: native memory is not returned. */
 const MAX_RUNS = 400;
