@@ -46,6 +46,7 @@ export async function runBatch<T>(
   batch: string,
   options: BatchOptions,
   work: (run: BatchRun) => Promise<T>,
+  purpose: 'train' | 'eval' = 'train',
 ): Promise<T> {
   const { openPackage } = await import('../package/read.js');
   const { loadCorpus } = await import('../runtime/data/load.js');
@@ -59,6 +60,7 @@ export async function runBatch<T>(
   const corpus = await loadCorpus([batch], {
     vocabulary: pkg.manifest.vocabulary,
     loss: pkg.manifest.loss,
+    purpose,
     ...(tokenizer === undefined ? {} : { tokenizer }),
   });
   const documents = Array.from({ length: corpus.count }, (_, index) => corpus.document(index));

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { pooledToken } from '../ir/pooled.js';
+import type { EvalMetrics } from '../runtime/session/session.js';
 import { runBatch, withBatchOptions, type BatchOptions, type BatchRun } from './batch.js';
 import { jsonOption, required } from './options.js';
 import { print, printJsonLine, table } from './output.js';
@@ -19,13 +20,14 @@ export function declareEval(program: Command): void {
     .argument('<package>', 'directory that ithaca compile wrote');
   withBatchOptions(command)
     .option('-o, --output <file>', 'safetensors file for the logits')
-    .addOption(jsonOption('{"loss", "tokens"}'))
+    .addOption(jsonOption('{"loss", "tokens", "accuracy"?}'))
     .addHelpText(
       'after',
       `
 The logits of document i of the file (from 0, blank lines not counted) are the float32 tensor 'logits.i' of
 [tokens, classes], classes being the vocabulary of a language model; of [classes] where documents are classified.
-The loss is the mean over counted tokens of all documents.
+The loss is the mean over counted tokens, or labelled documents; of a distilled model, the cross entropy of labels.
+The accuracy is the share of them whose label has the largest logit.
 
 Examples:
   $ ithaca eval llama.ithaca --batch batch.jsonl
@@ -34,24 +36,32 @@ Examples:
     .action(async (directory: string, options: EvalOptions, self: Command) => {
       const batch = required(self, options.batch, '--batch <file>');
       const { output } = options;
-      const { loss, tokens } = await runBatch(directory, batch, options, (run) =>
-        output === undefined ? run.session.evaluate(run.plan) : evaluateTo(output, run),
+      const { pkg, metrics } = await runBatch(
+        directory,
+        batch,
+        options,
+        async (run) => ({
+          pkg: run.pkg,
+          metrics: await (output === undefined ? run.session.evaluate(run.plan) : evaluateTo(output, run)),
+        }),
+        'eval',
       );
-      if (options.json === true) printJsonLine({ loss, tokens });
+      const { loss, tokens, correct } = metrics;
+      const accuracy = correct === undefined || tokens === 0 ? undefined : correct / tokens;
+      const { kind, pool } = pkg.manifest.loss;
+      if (options.json === true) printJsonLine({ loss, tokens, accuracy });
       else
         for (const line of table([
-          ['loss', String(loss)],
-          ['tokens', String(tokens)],
+          [kind === 'regression' ? 'mean squared error' : 'loss', String(loss)],
+          ...(accuracy === undefined ? [] : [['accuracy', String(accuracy)]]),
+          [pool === undefined ? 'tokens' : 'documents', String(tokens)],
         ]))
           print(line);
     });
 }
 
 /** Writes tiles as they come, so that at most a few are in memory. */
-async function evaluateTo(
-  output: string,
-  { pkg, session, documents, plan }: BatchRun,
-): Promise<{ loss: number; tokens: number }> {
+async function evaluateTo(output: string, { pkg, session, documents, plan }: BatchRun): Promise<EvalMetrics> {
   const { SafetensorsStreamWriter } = await import('../files/safetensors.js');
   const { classes, pool } = pkg.manifest.loss;
   const nameOf = new Map(documents.map((document, index) => [document, `logits.${index}`]));

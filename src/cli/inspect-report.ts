@@ -3,7 +3,7 @@ import { UserError } from '../errors.js';
 import { attendedPairs } from '../ir/ops/attention.js';
 import { evaluateSize, parseSize } from '../ir/size.js';
 import { COST } from '../package/paths.js';
-import type { ParameterEntry } from '../package/manifest.js';
+import type { LossEntry, ParameterEntry } from '../package/manifest.js';
 import type { Program } from '../package/program.js';
 import type { Package } from '../package/read.js';
 import type { PeakPlan } from '../runtime/memory/peak.js';
@@ -46,6 +46,7 @@ export interface Report {
     readonly source: string;
     readonly sha256: string;
     readonly vocabulary: number;
+    readonly loss: LossEntry;
     readonly maxDegree: number;
     readonly maxDocument: { readonly tokens: number; readonly reason: string } | undefined;
     readonly elements: number;
@@ -85,6 +86,7 @@ export function reportOn(pkg: Package, group: GroupSize): Report {
       source: manifest.source.file,
       sha256: manifest.source.sha256,
       vocabulary: manifest.vocabulary,
+      loss: manifest.loss,
       maxDegree: manifest.maxDegree,
       maxDocument: manifest.maxDocument,
       elements: elements(manifest.parameters),

@@ -17,6 +17,7 @@ import {
   shown,
   table,
 } from './output.js';
+import { lossText } from '../report/loss.js';
 
 interface InspectOptions {
   readonly tokens?: number;
@@ -98,6 +99,7 @@ function show(report: Report, all: boolean): void {
     ['source', `${shown(model.source)} ${out.dim(`sha256 ${model.sha256.slice(0, 12)}…`)}`],
     ['parameters', `${formatCount(model.elements)} elements, ${formatCount(model.trainedElements)} trained`],
     ['vocabulary', formatCount(model.vocabulary)],
+    ['loss', lossText(model.loss)],
     ['degrees', `1 to ${model.maxDegree} ranks a sequence (query heads)`],
     [
       'documents',

@@ -45,6 +45,9 @@ function lineOf(metrics: StepMetrics, total: number, leftMs: number): string {
     `${err.bold(`step ${String(metrics.step).padStart(String(total).length)}/${total}`)}`,
     `loss ${metrics.loss.toFixed(4)}`,
     ...(metrics.eval_loss === undefined ? [] : [err.cyan(`eval ${metrics.eval_loss.toFixed(4)}`)]),
+    ...(metrics.eval_accuracy === undefined
+      ? []
+      : [err.cyan(`accuracy ${(100 * metrics.eval_accuracy).toFixed(1)} %`)]),
     `|g| ${metrics.grad_norm.toPrecision(3)}`,
     `lr ${metrics.lr.toExponential(1)}`,
     `${formatCount(Math.round(metrics.tokens_per_s))} tok/s`,

@@ -153,6 +153,7 @@ async function run(directory: string | undefined, options: TrainOptions): Promis
           stopped: result.stopped,
           loss: last?.loss,
           eval_loss: last?.eval_loss,
+          eval_accuracy: last?.eval_accuracy,
           prediction: result.prediction,
         });
       else if (result.stopped)

@@ -14,11 +14,13 @@ export function loadDocuments(
   pkg: Package,
   patterns: readonly string[],
   settings: TrainSettings,
+  purpose: 'train' | 'eval' = 'train',
 ): Promise<Corpus> {
   const maximumTokens = longestDocument(pkg, settings);
   return loadCorpus(patterns, {
     vocabulary: pkg.manifest.vocabulary,
     loss: pkg.manifest.loss,
+    purpose,
     cwd: settings.cwd,
     ...(settings.tokenizer === undefined ? {} : { tokenizer: settings.tokenizer }),
     ...(maximumTokens === undefined ? {} : { long: { policy: settings.long, maximumTokens } }),

@@ -145,12 +145,12 @@ async function trainStep(
     groups: records.map(({ groups }) => groups.map(({ tokens }) => tokens)),
     plan: recordSolved(plan),
     micro_batches: records,
-    eval_loss: isEval ? await evaluate() : undefined,
+    ...(isEval ? await evaluate() : {}),
   };
 }
 
-/** Mean loss of the counted tokens of all documents; undefined when the run is stopped meanwhile. */
-type Evaluator = () => Promise<number | undefined>;
+/** Mean loss, and accuracy, of what counts in all documents; undefined when the run is stopped meanwhile. */
+type Evaluator = () => Promise<Pick<StepMetrics, 'eval_loss' | 'eval_accuracy'> | undefined>;
 
 /** Evaluation batches are the same every time, and so are their plans: each is made once, while another one runs. */
 function evaluatorOf({ evalCorpus, session, spreader, settings, isStopped }: TrainRun): Evaluator {
@@ -163,7 +163,7 @@ function evaluatorOf({ evalCorpus, session, spreader, settings, isStopped }: Tra
       plan.catch(() => {});
       return plan;
     };
-    let [lossSum, tokens] = [0, 0];
+    let [lossSum, tokens, correct] = [0, 0, 0 as number | undefined];
     for (const index of batches.keys()) {
       const plan = await unlessStopped(planOf(index), isStopped);
       if (plan === undefined || isStopped()) return undefined;
@@ -171,8 +171,13 @@ function evaluatorOf({ evalCorpus, session, spreader, settings, isStopped }: Tra
       const part = await session.evaluate(plan.microBatches);
       lossSum += part.lossSum;
       tokens += part.tokens;
+      correct = part.correct === undefined ? undefined : (correct ?? 0) + part.correct;
     }
-    return tokens === 0 ? 0 : lossSum / tokens;
+    const mean = (sum: number): number => (tokens === 0 ? 0 : sum / tokens);
+    return {
+      eval_loss: mean(lossSum),
+      ...(correct === undefined ? {} : { eval_accuracy: mean(correct) }),
+    };
   };
 }
 

@@ -142,7 +142,9 @@ async function prepared<T>(
         'bring back the files as they were, or train on the new data in a new run',
       );
     const evalCorpus =
-      settings.evalData.length === 0 ? undefined : await loadDocuments(pkg, settings.evalData, settings);
+      settings.evalData.length === 0
+        ? undefined
+        : await loadDocuments(pkg, settings.evalData, settings, 'eval');
     for (const one of evalCorpus === undefined ? [corpus] : [corpus, evalCorpus])
       requireRoom(one, spreader, pkg, ranks);
     const times = trainingTimes(pkg, choices);

@@ -73,6 +73,8 @@ export interface StepMetrics {
   readonly plan?: SolvedRecord | undefined;
   /** Loss over the evaluation data after this step, where it was computed. */
   readonly eval_loss?: number | undefined;
+  /** Share of its counted tokens, or documents, whose label had the largest logit. */
+  readonly eval_accuracy?: number | undefined;
 }
 
 /** @throws UserError when a new run may not be written there; looks only, makes nothing */

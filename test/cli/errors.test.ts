@@ -83,7 +83,7 @@ describe('models that are refused, with nothing written', () => {
         ],
         { hidden: 'y' },
       ),
-      /ReduceMean node mean: reduces over the tokens/,
+      /Add node mix: puts all tokens and the mean over a document together/,
     ],
     ['external data missing', withHead('absent.bin'), /absent\.bin/],
     ['external data too short', withHead('short.bin'), /short\.bin/],

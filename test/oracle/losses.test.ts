@@ -114,9 +114,9 @@ test('a loss that the logits are not made for is refused', async () => {
       replace: false,
     });
   await expect(lower('bert-first', 'masked-lm')).rejects.toThrow(
-    /the loss masked-lm needs logits for every token, this model has them for the first of a document only/,
+    /the loss masked-lm needs logits for every token, this model has them for the first token of a document only/,
   );
   await expect(lower('bert', 'document-classification')).rejects.toThrow(
-    /needs a model that classifies documents, this one has logits for every token/,
+    /needs a model with logits for documents, this one has logits for every token/,
   );
 });

@@ -122,6 +122,11 @@ function storedRows(reader: SafetensorsReader, ids: unknown, logits: unknown, at
   const matrix = (name: unknown, key: string): readonly [string, number, number] => {
     if (typeof name !== 'string')
       throw new UserError(`${at}: teacher.${key} is ${shown(name)}, expected the name of a tensor`, HINT);
+    if (!reader.tensors.has(name))
+      throw new UserError(
+        `${at}: ${reader.path} holds no tensor ${shown(name)}`,
+        `its tensors are called like ${[...reader.tensors.keys()].slice(0, 3).join(', ')}`,
+      );
     const { shape } = reader.info(name);
     const [rows, width, ...more] = shape;
     if (rows === undefined || width === undefined || more.length > 0)

@@ -37,6 +37,7 @@ interface Rank {
 interface Sums {
   readonly lossSum: number;
   readonly count: number;
+  readonly correct: number;
 }
 
 interface MicroBatchSums extends Sums {
@@ -53,6 +54,7 @@ serveRank<RankMessage, RankReply>(async (message, context) => {
   const reply: RankReply = {
     lossSum: 0,
     count: 0,
+    correct: 0,
     gradNorm: 0,
     tiles: 0,
     microBatches: [],
@@ -139,16 +141,17 @@ function runAll(
   microBatches: readonly RankShare[],
   run: (share: RankShare, microBatch: number) => Sums,
 ): MicroBatchSums {
-  let [lossSum, count] = [0, 0];
+  let [lossSum, count, correct] = [0, 0, 0];
   const times = microBatches.map((share, i): MicroBatchTime => {
     const [from, cpuFrom] = [performance.now(), threadCpuMs()];
     const sums = run(share, i);
     lossSum += sums.lossSum;
     count += sums.count;
+    correct += sums.correct;
     const cpuMs = cpuFrom === undefined ? undefined : threadCpuMs()! - cpuFrom;
     return { ms: performance.now() - from, cpuMs };
   });
-  return { lossSum, count, microBatches: times };
+  return { lossSum, count, correct, microBatches: times };
 }
 
 /** Runs a program on one share and returns what this rank's tokens add to the loss. */
@@ -174,7 +177,11 @@ function runShare(
     target.set(values);
   }
   executor.run(bound, { group: groups.get(ranks), firstInstruction: bases.get(name), onTile });
-  return { lossSum: memory.scalar('run/loss_sum')[0]!, count: memory.scalar('run/count')[0]! };
+  return {
+    lossSum: memory.scalar('run/loss_sum')[0]!,
+    count: memory.scalar('run/count')[0]!,
+    correct: name === 'eval' ? memory.scalar('run/correct')[0]! : 0,
+  };
 }
 
 /** Leaves the sum of the gradients of all micro-batches in the accumulators; returns this rank's own sums. */
@@ -185,9 +192,9 @@ function accumulate(rank: Rank, microBatches: readonly RankShare[]): MicroBatchS
 
 /** Sums over all ranks. */
 function settle({ context, world }: Rank, own: MicroBatchSums): MicroBatchSums {
-  const { lossSum, count, microBatches } = own;
-  const [loss, tokens] = sumFloat64(context.collectives, world, Float64Array.of(lossSum, count));
-  return { lossSum: loss!, count: tokens!, microBatches };
+  const { lossSum, count, correct, microBatches } = own;
+  const sums = sumFloat64(context.collectives, world, Float64Array.of(lossSum, count, correct));
+  return { lossSum: sums[0]!, count: sums[1]!, correct: sums[2]!, microBatches };
 }
 
 /** One AdamW update (arXiv 1711.05101). @returns the global norm of the gradients, before clipping */

@@ -67,6 +67,8 @@ export interface RankReply {
   readonly lossSum: number;
   /** Tokens that counted, over all ranks and micro-batches. */
   readonly count: number;
+  /** Those of them whose label had the largest logit; of evaluations. */
+  readonly correct: number;
   readonly gradNorm: number;
   /** What this rank sent while it worked on the message. */
   readonly counters: RankCounters;

@@ -44,6 +44,11 @@ export interface RunMetrics extends ExchangeMetrics {
   readonly made: Made;
 }
 
+export interface EvalMetrics extends RunMetrics {
+  /** Counted tokens whose label had the largest logit; undefined where labels are no classes. */
+  readonly correct: number | undefined;
+}
+
 export interface StepMetrics extends RunMetrics {
   /** Of the gradient of the mean loss, before clipping. */
   readonly gradNorm: number;
@@ -139,7 +144,10 @@ export class TrainingSession {
   }
 
   /** The loss, and the logits as they are made, tile by tile. Tiles of different ranks come in any order. */
-  async evaluate(plan: readonly MicroBatchPlan[], onLogits?: (tile: LogitRows) => void): Promise<RunMetrics> {
+  async evaluate(
+    plan: readonly MicroBatchPlan[],
+    onLogits?: (tile: LogitRows) => void,
+  ): Promise<EvalMetrics> {
     const streams = onLogits && this.#streams(plan, onLogits);
     try {
       const { replies, metrics } = await this.#run(
@@ -152,7 +160,8 @@ export class TrainingSession {
         (rank) => (streams === undefined ? [] : [streams[rank]!.stream.port]),
       );
       await Promise.all(replies.map(({ tiles }, rank) => streams?.[rank]!.received(tiles)));
-      return metrics;
+      const counts = this.package.program('eval').outputs.some(({ name }) => name === 'correct');
+      return { ...metrics, correct: counts ? replies[0]!.correct : undefined };
     } finally {
       streams?.forEach(({ close }) => close());
     }

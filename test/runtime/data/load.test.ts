@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UserError } from '../../../src/errors.js';
+import { writeSafetensors } from '../../../src/files/safetensors.js';
 import type { Corpus } from '../../../src/runtime/data/document.js';
 import { loadCorpus, type LoadOptions } from '../../../src/runtime/data/load.js';
+import { packDocuments } from '../../../src/runtime/data/pack.js';
 
 let folder: string;
 beforeAll(() => {
@@ -26,6 +28,10 @@ const contents = (corpus: Corpus) =>
     const { ids, labels } = corpus.document(index);
     return { ids: [...ids], labels: [...labels] };
   });
+
+/** As `refusal`, of a file of one line. */
+const refusalOf = (line: string, options: Partial<LoadOptions>): Promise<string> =>
+  refusal(write('bad.jsonl', line), options);
 
 async function refusal(patterns: string | string[], options: Partial<LoadOptions> = {}): Promise<string> {
   const error = await load(patterns, options).then(
@@ -112,6 +118,100 @@ describe('JSONL', () => {
     expect(await refusal('doc.jsonl', { loss })).toMatch(/label is 3, expected a class from 0 to 2/);
     write('doc.jsonl', '{"input_ids": [5]}');
     expect(await refusal('doc.jsonl', { loss })).toMatch(/doc\.jsonl:1 has no labels/);
+  });
+
+  test('targets of a document, at the token that stands for it', async () => {
+    const loss = { kind: 'regression', classes: 2, pool: { kind: 'last-except', id: 9 } } as const;
+    write(
+      'targets.jsonl',
+      '{"input_ids": [5, 6, 9], "label": [0.5, -2]}\n{"text": "ab", "labels": [1, 3e-3]}',
+    );
+    const corpus = await load('targets.jsonl', { loss, tokenizer: 'bytes' });
+    expect(contents(corpus).map(({ labels }) => labels)).toEqual([
+      [-100, 0, -100],
+      [-100, 0],
+    ]);
+    const [one, two] = [corpus.document(0), corpus.document(1)];
+    expect([...one.targets!]).toEqual([0.5, -2]);
+    expect([...two.targets!]).toEqual([1, Math.fround(3e-3)]);
+    const row = packDocuments([one, two]);
+    expect([...row.targets!]).toEqual([0, 0, 0.5, -2, 0, 0, 0, 0, 1, Math.fround(3e-3)]);
+    expect([...row.lengths]).toEqual([3, 3, 3, 2, 2]);
+    for (const label of ['1', '[1]', '[1, null]', '[1, 1e99]', '"x"'])
+      expect(await refusalOf(`{"input_ids": [5], "label": ${label}}`, { loss })).toMatch(
+        /bad\.jsonl:1: label is .*, expected a list of 2 numbers/,
+      );
+    expect(await refusalOf('{"input_ids": [5]}', { loss })).toMatch(
+      /has no labels, which the loss regression needs/,
+    );
+  });
+
+  describe('a teacher', () => {
+    const loss = {
+      kind: 'next-token',
+      classes: 256,
+      distillation: { temperature: 1, alpha: 0.5, topK: 2 },
+    } as const;
+    const line = (teacher: unknown): string => JSON.stringify({ input_ids: [5, 6, 7], teacher });
+
+    test('keeps the largest logits, in the order of their size', async () => {
+      const teacher = { ids: [[4], [1, 2, 3], [9, 8]], logits: [[-1], [0.5, 2, 1], [3, 3]] };
+      write('teacher.jsonl', line(teacher));
+      const document = (await load('teacher.jsonl', { loss })).document(0);
+      expect([...document.teacher!.ids]).toEqual([4, -1, 2, 3, 9, 8]);
+      expect([...document.teacher!.logits]).toEqual([-1, 0, 2, 1, 3, 3]);
+      const long = { policy: 'split', maximumTokens: 2 } as const;
+      const pieces = await load('teacher.jsonl', { loss, long });
+      const kept = [0, 1].flatMap((i) => [...pieces.document(i).teacher!.ids]);
+      expect(kept).toEqual([4, -1, 2, 3, 9, 8]);
+      expect([...pieces.document(1).teacher!.logits].slice(-2)).toEqual([3, 3]);
+      expect((await load('teacher.jsonl', { loss, purpose: 'eval' })).document(0).teacher).toBeUndefined();
+    });
+
+    test('in a file beside the data, dense or with ids', async () => {
+      const dense = Float32Array.from(
+        { length: 3 * 256 },
+        (_, i) => -Math.abs((i % 256) - Math.floor(i / 256)),
+      );
+      await writeSafetensors(path.join(folder, 'teacher.safetensors'), [
+        { name: 'dense', dtype: 'F32', shape: [3, 256], data: dense },
+        { name: 'ids', dtype: 'I64', shape: [3, 1], data: BigInt64Array.of(7n, 8n, 9n) },
+        { name: 'logits', dtype: 'F32', shape: [3, 1], data: Float32Array.of(1, 2, 3) },
+      ]);
+      const file = 'teacher.safetensors';
+      write(
+        'stored.jsonl',
+        [line({ file, logits: 'dense' }), line({ file, ids: 'ids', logits: 'logits' })].join('\n'),
+      );
+      const corpus = await load('stored.jsonl', { loss });
+      expect([...corpus.document(0).teacher!.ids]).toEqual([0, 1, 1, 0, 2, 1]);
+      expect([...corpus.document(1).teacher!.ids]).toEqual([7, -1, 8, -1, 9, -1]);
+      expect([...corpus.document(1).teacher!.logits]).toEqual([1, 0, 2, 0, 3, 0]);
+    });
+
+    test.each<[unknown, RegExp]>([
+      [undefined, /bad\.jsonl:1 has no teacher, which the loss distillation needs/],
+      [[1], /teacher is \[1\]/],
+      [{ logits: [[1]] }, /logits for 1 tokens, the document has 3/],
+      [{ logits: [[1], [1], [1]] }, /has 1 logits without ids, the model has 256/],
+      [{ ids: [[1], [1], [256]], logits: [[1], [1], [1]] }, /token 2 has the id 256, outside/],
+      [{ ids: [[1], [1], [-1]], logits: [[1], [1], [1]] }, /token 2 has the id -1, outside/],
+      [{ ids: [[1, 1], [1], [1]], logits: [[1, 2], [1], [1]] }, /token 0 has an id twice/],
+      [{ ids: [[1], [1], [1.5]], logits: [[1], [1], [1]] }, /token 2 has the id 1\.5/],
+      [{ ids: [[1], [1], []], logits: [[1], [1], []] }, /token 2 has no logits/],
+      [{ ids: [[1], [1], [1]], logits: [[1], [1], [1e300]] }, /token 2 has the logit 1e\+300/],
+      [{ ids: [[1], [1], [1]], logits: [[1], [1], 'x'] }, /teacher\.logits\[2\] is "x"/],
+      [{ file: '../x.safetensors', logits: 'a' }, /x\.safetensors/],
+      [{ file: '/etc/passwd', logits: 'a' }, /teacher\.file is "\/etc\/passwd", expected a relative path/],
+      [{ file: 'teacher.safetensors', logits: 'absent' }, /holds no tensor "absent"/],
+      [
+        { file: 'teacher.safetensors', logits: 'logits', ids: 'dense' },
+        /ids are \[3, 256\], its logits \[3, 1\]/,
+      ],
+      [{ file: 'teacher.safetensors', logits: 3 }, /teacher\.logits is 3, expected the name of a tensor/],
+    ])('%j is refused', async (teacher, message) => {
+      expect(await refusalOf(line(teacher), { loss })).toMatch(message);
+    });
   });
 
   test('lines across read chunks, documents larger than a slab', async () => {

@@ -48,15 +48,15 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   const output = logitsOf(model, notes);
   const classified = classify(model, output);
   const { dims, dtype } = classified.facts.get(output)!;
+  const plan = await planImport(classified, output);
+  const pooled = await poolOf(classified, plan, output);
+  if (pooled?.note !== undefined) notes.push(pooled.note);
   const width = constantOf(rowsOf(dims)?.[1] ?? tokens);
   if (width === undefined || !isFloat(dtype))
     throw new UserError(
       `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
       'export a head that scores every token, or the first, the last or the mean of a sequence',
     );
-  const plan = await planImport(classified, output);
-  const pooled = await poolOf(classified, plan, output);
-  if (pooled?.note !== undefined) notes.push(pooled.note);
   const ownLoss = await ownLossOf(model, { name: output, dtype, width, pooled: pooled !== undefined });
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
