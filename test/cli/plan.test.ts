@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { exchangesOf } from '../../src/cli/exchanges.js';
@@ -21,11 +21,11 @@ const setting = {
   a2a_mb_per_token: 2,
 };
 
-function problemFile(name: string, batch: readonly number[]): string {
+function problemFile(name: string, batch: readonly number[], more: object = {}): string {
   const file = path.join(folder, name);
   const problem = {
     bandwidth: { 1: null, 2: 119.54, 4: 104.07, 8: 96.5 },
-    settings: { small: setting },
+    settings: { small: { ...setting, ...more } },
     batches: [{ id: 'a/0', setting: 'small', lengths: batch }],
   };
   writeFileSync(file, JSON.stringify(problem));
@@ -109,6 +109,42 @@ describe('a problem file', () => {
     expect(any.bound_ms).toBeGreaterThanOrEqual(quick.bound_ms);
     expect(any.bound_ms).toBeLessThanOrEqual(any.step_ms);
     expect(any.plan.flat().every(({ degree }) => degree >= 5)).toBe(true);
+  });
+
+  test('--html writes a page of the same plan, beside table or JSON', async () => {
+    const page = path.join(folder, 'plan.html');
+    const found = await answer('--moves', '2000', '--html', page);
+    const html = readFileSync(page, 'utf8');
+    const data = JSON.parse(/id="data">(.*)<\/script>/.exec(html)![1]!) as {
+      readonly stepMs: number;
+      readonly microBatches: readonly {
+        readonly groups: readonly { readonly lengths: readonly number[] }[];
+      }[];
+    };
+    expect(data.stepMs).toBe(found.step_ms);
+    expect(data.microBatches.map(({ groups }) => groups.length)).toEqual(
+      found.plan.map((groups) => groups.length),
+    );
+    const placed = data.microBatches.flatMap(({ groups }) => groups.flatMap((group) => group.lengths));
+    expect(ascending(placed)).toEqual(ascending(lengths));
+    const text = await succeed(['plan', '--problem', file, '--id', 'a/0', '--moves', '2000', '--html', page]);
+    expect(text).toMatch(/plan\.html written\n$/);
+  });
+
+  test('static is ready for the longest sequence of the run, which the setting names', async () => {
+    const named = problemFile('named.json', lengths.slice(3), { max_tokens: 8000 });
+    const [free, ready] = await Promise.all(
+      [problemFile('free.json', lengths.slice(3)), named].map((problem) =>
+        succeed(['plan', '--problem', problem, '--id', 'a/0', '--moves', '500']),
+      ),
+    );
+    expect(ready).toMatch(/\n {2}static +degree 8 /);
+    expect(free).not.toMatch(/\n {2}static +degree 8 /);
+  });
+
+  test('the time of the bound is not the solver’s', async () => {
+    const found = await answer('--moves', '500');
+    expect(found).toMatchObject({ moves: expect.any(Number), bound_spent_ms: expect.any(Number) });
   });
 
   test('people get a table, the gap, and what one degree would take', async () => {

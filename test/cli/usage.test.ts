@@ -4,7 +4,18 @@ import { expect, test } from 'vitest';
 import { ithaca, succeed, temporaryFolder } from './cli.js';
 
 const folder = temporaryFolder();
-const COMMANDS = ['compile', 'inspect', 'explain', 'verify', 'train', 'export', 'eval', 'grad', 'opt'];
+const COMMANDS = [
+  'compile',
+  'inspect',
+  'explain',
+  'verify',
+  'plan',
+  'train',
+  'export',
+  'eval',
+  'grad',
+  'opt',
+];
 
 test('--version prints the package’s version', async () => {
   const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };

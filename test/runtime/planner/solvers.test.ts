@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { UserError } from '../../../src/errors.js';
 import { quickBound } from '../../../src/runtime/planner/bound/quick.js';
 import { checkPlan } from '../../../src/runtime/planner/check.js';
+import { withEveryDegree } from '../../../src/runtime/planner/every-degree.js';
 import type { Solution } from '../../../src/runtime/planner/solver.js';
 import { adaptiveSolver, staticSolver } from '../../../src/runtime/planner/solvers/homogeneous.js';
 import { ithacaSolver } from '../../../src/runtime/planner/solvers/ithaca.js';
@@ -36,9 +37,74 @@ describe('every solver', () => {
     );
   });
 
+  it('lies between the bound and the best there is, whatever degrees there are', () => {
+    const tiny = fc.record({
+      lengths: fc.array(fc.integer({ min: 0, max: 4000 }), { minLength: 1, maxLength: 5 }),
+      ranksPerNode: fc.integer({ min: 1, max: 4 }),
+      overlap: fc.constantFrom(0, 0.5, 1),
+      every: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(tiny, ({ lengths, ranksPerNode, overlap, every }) => {
+        const physical = physicalModel({ nodes: 1, ranksPerNode, heads: 4, overlap, tokensPerRank: 2000 });
+        const model = every ? withEveryDegree(flexSpModel(4, { tokensPerRank: 2000 })) : physical;
+        const widest = Math.max(...model.degrees.map((cost) => cost.capacity));
+        const batch = lengths.map((length) => Math.min(length, widest));
+        const best = shortestStepMs(batch, model);
+        expect(quickBound(batch, model)).toBeLessThanOrEqual(best * (1 + 1e-9));
+        for (const solver of [staticSolver, adaptiveSolver, ithacaSolver]) {
+          const { plan, times } = solver.solve(batch, model, { moves: 1000 }) as Solution;
+          expect(checkPlan(plan, batch, model)).toEqual([]);
+          expect(times.stepMs).toBeGreaterThanOrEqual(best * (1 - 1e-9));
+        }
+      }),
+      { numRuns: 80 },
+    );
+  });
+
+  it('answers in time it does not have, no longer than the best plan of one degree', () => {
+    fc.assert(
+      fc.property(anyBatch(60), ({ model, lengths }) => {
+        const rushed = ithacaSolver.solve(lengths, model, { limitMs: 0 }) as Solution;
+        expect(checkPlan(rushed.plan, lengths, model)).toEqual([]);
+        for (const solver of [staticSolver, adaptiveSolver]) {
+          const { times } = solver.solve(lengths, model) as Solution;
+          expect(rushed.times.stepMs).toBeLessThanOrEqual(times.stepMs * (1 + 1e-9));
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
   it('repeats itself for the same seed', () => {
     const lengths = longTailed(200, 60_000);
     expect(solve(lengths, undefined, 4000, 7).plan).toEqual(solve(lengths, undefined, 4000, 7).plan);
+  });
+});
+
+describe('static', () => {
+  const model = flexSpModel(64);
+  const degreesOf = ({ plan }: Solution): Set<number> =>
+    new Set(
+      plan.microBatches.flatMap(({ groups }) =>
+        groups.filter((group) => group.sequences.length > 0).map((group) => group.degree),
+      ),
+    );
+
+  it('takes the fastest degree for the batch that holds the longest sequence of the run', () => {
+    const lengths = longTailed(300, 30_000);
+    const free = staticSolver.solve(lengths, model) as Solution;
+    const ready = staticSolver.solve(lengths, model, { longest: 150_000 }) as Solution;
+    expect(Math.min(...degreesOf(free))).toBeLessThan(32);
+    expect([...degreesOf(ready)].every((degree) => degree >= 32)).toBe(true);
+    expect(free.times.stepMs).toBeLessThan(ready.times.stepMs);
+    for (const { degree } of model.degrees.filter(({ capacity }) => capacity >= 150_000)) {
+      const { times } = staticSolver.solve(lengths, model, { degree }) as Solution;
+      expect(ready.times.stepMs).toBeLessThanOrEqual(times.stepMs);
+    }
+    expect(degreesOf(staticSolver.solve(lengths, model, { longest: 10 ** 9 }) as Solution)).toEqual(
+      new Set([64]),
+    );
   });
 });
 
@@ -121,9 +187,23 @@ describe('degenerate batches', () => {
     expect(legal(lengths).plan.microBatches.length).toBeLessThanOrEqual(2);
   });
 
-  it('plans 100,000 tiny sequences', () => {
+  it('plans 100,000 tiny sequences, with every solver, in seconds', () => {
     const lengths = Array.from({ length: 100_000 }, (_, i) => 1 + (i % 7));
+    const start = performance.now();
     expect(legal(lengths).times.idle).toBeLessThan(0.1);
+    for (const solver of [staticSolver, adaptiveSolver]) {
+      const { plan } = solver.solve(lengths, model) as Solution;
+      expect(checkPlan(plan, lengths, model)).toEqual([]);
+    }
+    expect(quickBound(lengths, model)).toBeGreaterThan(0);
+    expect(performance.now() - start).toBeLessThan(20_000);
+  });
+
+  it('plans many sequences that each fill a group', () => {
+    const lengths = Array.from({ length: 3000 }, () => 6000);
+    const { plan } = solve(lengths, flexSpModel(4), 2000);
+    expect(checkPlan(plan, lengths, flexSpModel(4))).toEqual([]);
+    expect(plan.microBatches).toHaveLength(750);
   });
 
   it('refuses a sequence that fits no group, with the numbers and what would help', () => {
