@@ -14,6 +14,7 @@ import { measureCollectives, type CollectiveFit } from './collectives.js';
 import { errorOf } from './fit.js';
 import { heldOutPlans, measureHeldOut } from './held-out.js';
 import {
+  aloneFactor,
   coefficientsOf,
   elapsedOver,
   fitMicroBatches,
@@ -54,7 +55,7 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
   const { ranks, seconds, isStopped = () => false, onProgress = () => {} } = options;
   const machine = describeMachine();
   const cluster = options.cluster ?? localCluster(ranks, machine);
-  const sharing = Math.max(1, ranks / machine.cores);
+  const crowd = Math.max(1, ranks / machine.cores);
   checkRanks(ranks, cluster);
   const work = workOf(pkg, ranks);
   const degrees = degreesOf(ranks, work.heads);
@@ -82,7 +83,7 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
       degrees,
       maxDocument,
       limitMs: 1000 * seconds * SHARES.samples,
-      sharing,
+      crowd,
       onSample: (share) => onProgress('micro-batches', SHARES.collectives + 0.05 + SHARES.samples * share),
       isStopped,
     });
@@ -106,9 +107,10 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
     // What is not known to be traffic of the world is a constant.
     const stepMs = Math.max(0, stepWorkMs(samples.steps, withoutStep) - withoutStep.stepMs);
     const workCoefficients = { ...inWork, stepMs };
-    const workModel = priced(rate.cluster, workCoefficients);
-
-    const shared = slower(rate.cluster, { ...workCoefficients, sharing }, sharing);
+    const alone = aloneFactor(samples.alone, priced(rate.cluster, workCoefficients));
+    const workModel = priced(rate.cluster, { ...workCoefficients, sharing: alone });
+    const sharing = Math.min(ranks, crowd * alone);
+    const shared = slower(rate.cluster, { ...workCoefficients, sharing }, crowd);
     const elapsed = elapsedOver(samples.steps, priced(shared.cluster, shared.coefficients));
     const { cluster: measured, coefficients } = slower(shared.cluster, shared.coefficients, elapsed);
     const model = priced(measured, coefficients);

@@ -1,6 +1,6 @@
 import type { CostModel } from '../cost.js';
 import type { StepPlan } from '../plan.js';
-import { predictStepMs } from '../predict.js';
+import { predictStepMs, type Load } from '../predict.js';
 import { ithacaSolver } from '../solvers/ithaca.js';
 import type { Solution } from '../solver.js';
 import { median } from './fit.js';
@@ -155,7 +155,6 @@ export async function measureHeldOut(
   );
 }
 
-/** Of the rank that works longest, all ranks being busy. */
-function workMs(groups: Parameters<typeof predictStepMs>[0][number], model: CostModel): number {
-  return predictStepMs([groups], { ...model, stepMs: 0, sharing: 1 });
-}
+/** Of the rank that works longest. */
+const workMs = (groups: readonly Load[], model: CostModel): number =>
+  predictStepMs([groups], { ...model, stepMs: 0 });

@@ -71,6 +71,20 @@ export function stepWorkMs(steps: readonly MeasuredStep[], model: CostModel): nu
 }
 
 /**
+ * How much faster a rank works while others wait, beside what sharing cores does: hardware threads share a core's
+ * units, cores share memory. At least 1.
+ * @param model times on a core
+ */
+export function aloneFactor(alone: readonly MicroBatchSample[], model: CostModel): number {
+  const cost = model.degrees.find(({ degree }) => degree === 1);
+  if (cost === undefined || alone.length === 0) return 1;
+  const ratios = alone.map(
+    ({ tokens, pairs, ms }) => (model.microBatchMs + groupMs(cost, tokens, pairs)) / Math.max(ms, 1e-6),
+  );
+  return Math.max(1, median(ratios));
+}
+
+/**
  * How much longer steps take than the work of the ranks on the cores there are: waits, and other processes. Half of
  * the time is in steps for which it is more, half in those for which it is less.
  */

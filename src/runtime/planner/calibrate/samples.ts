@@ -19,13 +19,15 @@ export interface SampleOptions {
   readonly maxDocument: number;
   readonly limitMs: number;
   /** Ranks over cores. */
-  readonly sharing: number;
+  readonly crowd: number;
   onSample?(share: number): void;
   isStopped?(): boolean;
 }
 
 export interface Samples {
   readonly microBatches: readonly MicroBatchSample[];
+  /** The same of degree 1 where one rank works and the others wait. */
+  readonly alone: readonly MicroBatchSample[];
   readonly steps: readonly MeasuredStep[];
   /** Tokens a rank got at most. */
   readonly mostPerRank: number;
@@ -71,17 +73,19 @@ export async function measureSamples(
   const cells = cellsOf(model, options, mostPerRank);
   const begin = performance.now();
   const microBatches: MicroBatchSample[] = [];
+  const alone: MicroBatchSample[] = [];
   const steps: MeasuredStep[] = [];
+  const result = { microBatches, alone, steps, mostPerRank };
   const expected = new Map<Cell, number>();
-  for (let round = 0; round < MOST_ROUNDS; round++)
+  for (let round = 0; round < MOST_ROUNDS; round++) {
     for (const [c, cell] of cells.entries()) {
-      if (options.isStopped?.() === true) return { microBatches, steps, mostPerRank };
+      if (options.isStopped?.() === true) return result;
       const now = performance.now();
-      if (round > 0 && now > end) return { microBatches, steps, mostPerRank };
-      const repeats = Math.min(
-        MOST_REPEATS,
-        Math.ceil(RESOLVED_MS / Math.max(expected.get(cell) ?? RESOLVED_MS / 3, 1e-3)),
-      );
+      if (round > 0 && now > end) return result;
+      const share = Math.min(1, (now - begin) / Math.max(1, end - begin));
+      options.onSample?.(round === 0 ? share * ((c + 1) / cells.length) : share);
+      const least = expected.get(cell) ?? RESOLVED_MS / 3;
+      const repeats = Math.min(MOST_REPEATS, Math.ceil(RESOLVED_MS / Math.max(least, 1e-3)));
       const shapes = Array.from({ length: repeats }, (_, i) =>
         shapeOf(stage, cell, 1 + ((7 * round + 5 * i + 3 * c) % 31)),
       );
@@ -90,14 +94,18 @@ export async function measureSamples(
       expected.set(cell, sample.ms);
       microBatches.push(sample);
       steps.push(step);
-      const firstRound = (c + 1) / cells.length;
-      options.onSample?.(
-        round === 0
-          ? firstRound * Math.min(1, (now - begin) / Math.max(1, end - begin))
-          : Math.min(1, (now - begin) / (end - begin)),
-      );
     }
-  return { microBatches, steps, mostPerRank };
+    if (stage.world > 1) alone.push(await measureAlone(stage, mostPerRank, round));
+  }
+  return result;
+}
+
+/** One rank at work. */
+async function measureAlone(stage: Stage, perRank: number, round: number): Promise<MicroBatchSample> {
+  const shapes = [0, 1, 2].map((i) => ({
+    groups: [{ degree: 1, lengths: cutTokens(Math.ceil(perRank / 2) + 3 * i + round, SHORT_DOCUMENT) }],
+  }));
+  return sampleOf(await stage.run([lead(stage, 1), ...shapes]), 1);
 }
 
 const lead = (stage: Stage, degree: number): MicroBatchShape =>
@@ -126,7 +134,7 @@ function sampleOf({ loads, microBatchMs }: MeasuredStep, degree: number): MicroB
  * there are: on a machine that is busy otherwise, sizes stay useful, and rounds become fewer.
  */
 async function findMost(stage: Stage, model: CostModel, options: SampleOptions): Promise<number> {
-  const { degrees, maxDocument, limitMs, isStopped, sharing } = options;
+  const { degrees, maxDocument, limitMs, isStopped, crowd } = options;
   const degree = degrees.at(-1);
   invariant(degree !== undefined, 'there is no degree to measure');
   for (let perRank = 4 * LEAST_PER_RANK; ; perRank *= 2) {
@@ -136,7 +144,7 @@ async function findMost(stage: Stage, model: CostModel, options: SampleOptions):
       lead(stage, degree),
       shapeOf(stage, { degree, perRank, length: maxDocument }, 1),
     ]);
-    const ms = Math.max(sharing * microBatchMs.at(-1)!, metrics.microBatches.at(-1)!.ms / BUSY_MACHINE);
+    const ms = Math.max(crowd * microBatchMs.at(-1)!, metrics.microBatches.at(-1)!.ms / BUSY_MACHINE);
     // The next is twice as long, or longer where attention decides.
     if (2.5 * ms > limitMs * SHARE_OF_ONE) return perRank;
   }
