@@ -171,6 +171,20 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
     ['GatherElements', 'w_x at', 'read', { axis: 2 }],
     ['ScatterElements', 'x at read', 'y', { axis: 2 }],
   ],
+  'the places of the largest and the smallest': [
+    ['ArgMax', 'w_x', 'high', { axis: -1 }],
+    ['ArgMin', 'w_x', 'low', { axis: 2, keepdims: 0 }],
+    ['Unsqueeze', 'low minus', 'lowest'],
+    ['GatherElements', 'x high', 'a', { axis: 2 }],
+    ['GatherElements', 'x lowest', 'b', { axis: 2 }],
+    ['Concat', 'a b', 'y', { axis: 2 }],
+  ],
+  'rows computed for each position, read at the positions': [
+    ['Cast', 'iota', 'places', { to: 1 }],
+    ['Unsqueeze', 'places one', 'column'],
+    ['Mul', 'column bias', 'angles'],
+    ['Gather', 'angles positions', 'y'],
+  ],
   'writes that are added': [
     ['TopK', 'x two', 'most at', { axis: -1 }],
     ['ScatterElements', 'w_x at most', 'y', { axis: -1, reduction: 'add' }],

@@ -6,6 +6,7 @@ import { one, printDims, type Dims } from '../shapes.js';
 import { scaled } from './contract.js';
 import { broadcastTo } from './elementwise.js';
 import { reshapeTo } from './layout.js';
+import { gatherRows } from './select.js';
 
 const half = (ctx: OpContext, size: number): number =>
   size % 2 === 0 ? size / 2 : ctx.fail(`rotates ${size} elements, expected an even number`);
@@ -21,9 +22,7 @@ const sizesOf = (value: Value): Dims => value.type.dims.map((d) => d.size);
 
 /** Rows of a rotary table at ids, `offset` after the positions where that is what they are. */
 export function rowsOf(ctx: TranslateContext, table: Value, ids: Value, offset: number | undefined): Value {
-  const rows = constantOf(table.type.dims[0]!.size);
-  if (rows !== undefined && offset !== undefined) ctx.limitTokens(rows - offset);
-  return ctx.build.one('gather', [table, ids]);
+  return gatherRows(ctx, table, ids, offset);
 }
 
 /** Cosines and sines of each token: [1, S, D/2] or [S, D/2]. */

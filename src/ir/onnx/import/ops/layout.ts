@@ -148,6 +148,8 @@ const Concat: OnnxOp = {
     const at = ctx.axis(ctx.int('axis', 0), ctx.operand(0).dims.length);
     const isEmpty = (operand: Shaped): boolean => constantOf(operand.dims[at]!) === 0;
     const values = ctx.operands.flatMap((operand, i) => (isEmpty(operand) ? [] : [ctx.value(i)]));
+    // Without a cache, nothing is joined.
+    if (values.length === 0) return [ctx.value(0)];
     if (values.length === 1) return [values[0]];
     if (ctx.operands.some((operand) => constantOf(operand.dims[at]!) === undefined))
       ctx.fail(

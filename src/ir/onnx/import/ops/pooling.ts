@@ -6,11 +6,13 @@
 import type { Value } from '../../../graph.js';
 import type { Pool } from '../../../pooled.js';
 import { constantOf, productOfSizes, sameSize, subSizes, type Size } from '../../../size.js';
-import type { OnnxOp, OpContext, Shaped, TranslateContext } from '../context.js';
+import { irDtype, type OnnxOp, type OpContext, type Shaped, type TranslateContext } from '../context.js';
 import { isOne, isTokens, one, reshapeTarget, tokens, type Dims } from '../shapes.js';
 import { contractOps, reducedDims } from './contract.js';
 import { layoutOps, reshapeTo } from './layout.js';
+import { placeOfLargest } from './reduce.js';
 import { cutsOf, selectOps } from './select.js';
+import { spell } from './spell.js';
 
 /** What a node pools, and the dims of its result. `read`: which token is decided by the tokens themselves. */
 interface Pooling {
@@ -137,6 +139,19 @@ const Reshape: OnnxOp = {
 
 /** Understood where it says which token stands for a document. */
 const ArgMax: OnnxOp = {
+  translate: (ctx) => {
+    const { dims, dtype } = ctx.operand(0);
+    const at = ctx.axis(ctx.int('axis', 0), dims.length);
+    const size = constantOf(dims[at]!);
+    if (size === undefined || size < 1 || irDtype(dtype) !== 'f32' || ctx.int('select_last_index', 0) !== 0)
+      ctx.fail(
+        'looks for the largest of the tokens, or of integers, or the last of them',
+        'use a model that compares the features of each token only',
+      );
+    const s = spell(ctx);
+    const x = ctx.node.opType === 'ArgMin' ? s.neg(ctx.value(0)) : ctx.value(0);
+    return [reshapeTo(ctx, placeOfLargest(ctx, x, at), ctx.results[0]!.dims)];
+  },
   infer: (ctx) => {
     const { dims } = ctx.operand(0);
     const at = ctx.axis(ctx.int('axis', 0), dims.length);

@@ -59,6 +59,19 @@ export function largest(ctx: TranslateContext, x: Value, dims: readonly number[]
   );
 }
 
+/** Where the largest element of a dim of constant size stands, the first of equal ones; the dim stays as 1. */
+export function placeOfLargest(ctx: TranslateContext, x: Value, dim: number): Value {
+  const sizes = x.type.dims.map(({ size }) => size);
+  const others = [...sizes.keys()].filter((i) => i !== dim);
+  const turned = ctx.build.one('transpose', [x], { perm: [...others, dim] });
+  const [, places] = ctx.build('top_k', [turned], { k: 1 });
+  return reshapeTo(
+    ctx,
+    places!,
+    sizes.map((size, i) => (i === dim ? one : size)),
+  );
+}
+
 const ReduceLogSumExp: OnnxOp = {
   ...summing((s, x, sum) => s.log(sum(s.exp(x)))),
   translate: (ctx) => {

@@ -130,9 +130,19 @@ const Gather: OnnxOp = {
   },
 };
 
+const sizesOf = (value: Value): Dims => value.type.dims.map((d) => d.size);
+
 /** @param offset how far the ids run on from the positions, where that is what they are */
-function gatherRows(ctx: TranslateContext, table: Value, ids: Value, offset: number | undefined): Value {
-  const rows = constantOf(table.type.dims[0]!.size);
+export function gatherRows(
+  ctx: TranslateContext,
+  table: Value,
+  ids: Value,
+  offset: number | undefined,
+): Value {
+  const [first, ...others] = sizesOf(table);
+  const rows = constantOf(first!);
+  // What is computed for each position, read at the positions.
+  if (isTokens(first!) && offset === 0) return reshapeTo(ctx, table, [...sizesOf(ids), ...others]);
   if (rows === undefined)
     return ctx.fail(
       'reads other tokens by a computed index',
