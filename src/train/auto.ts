@@ -2,10 +2,11 @@ import type { Package } from '../package/read.js';
 import type { Document } from '../runtime/data/document.js';
 import { trainingTimes } from '../runtime/planner/ahead/cost.js';
 import { openPlanner, type PlannerOptions } from '../runtime/planner/ahead/planner.js';
+import type { Room } from '../runtime/planner/ahead/protocol.js';
 import type { StepPlan } from '../runtime/planner/plan.js';
 import type { MicroBatchPlan } from '../runtime/session/plan.js';
 import { predictStep } from './prediction.js';
-import { requireWholeParameters, type Spreader } from './spreader.js';
+import { laneOf, requireWholeParameters, type Spreader } from './spreader.js';
 
 /**
  * Groups chosen for every batch, by a planner on a thread of its own; close it afterwards.
@@ -20,7 +21,7 @@ export async function autoSpreader(pkg: Package, options: PlannerOptions): Promi
     room: planner.room,
     plan: async (documents) => {
       const { plan, ...solved } = await planner.plan(documents.map(({ ids }) => ids.length));
-      const microBatches = bindPlan(plan, documents);
+      const microBatches = bindPlan(plan, documents, planner.room);
       return {
         microBatches,
         predicted: predictStep(microBatches, times),
@@ -32,10 +33,17 @@ export async function autoSpreader(pkg: Package, options: PlannerOptions): Promi
 }
 
 /** A plan speaks of sequences by their place in the batch. */
-export const bindPlan = (plan: StepPlan, documents: readonly Document[]): readonly MicroBatchPlan[] =>
+export const bindPlan = (
+  plan: StepPlan,
+  documents: readonly Document[],
+  room: Room,
+): readonly MicroBatchPlan[] =>
   plan.microBatches.map(({ groups }) => ({
-    lanes: groups.map(({ ranks, sequences }) => ({
-      ranks,
-      documents: sequences.map((index) => documents[index]!),
-    })),
+    lanes: groups.map(({ ranks, sequences }) =>
+      laneOf(
+        ranks,
+        sequences.map((index) => documents[index]!),
+        room,
+      ),
+    ),
   }));

@@ -39,11 +39,11 @@ export function momentBytes(pkg: Package, rank: number, world: number): number {
  * @param arenaBytes largest arena of any rank, as measured
  */
 export function stepPeak(pkg: Package, plans: readonly MicroBatchPlan[], arenaBytes: number): number {
-  const program = pkg.program('train');
   let most = 0;
   for (const { lanes } of plans) {
     const world = lanes.reduce((sum, { ranks }) => sum + ranks.length, 0);
-    for (const { ranks, documents } of lanes) {
+    for (const { ranks, documents, program: name = 'train' } of lanes) {
+      const program = pkg.program(name);
       const lengths = documents.map(({ ids }) => ids.length);
       const tokens = lengths.reduce((sum, n) => sum + n, 0);
       const rank = bindingOf(tokens, { index: 0, degree: ranks.length }, { index: ranks[0]!, degree: world });

@@ -1,9 +1,13 @@
-import { groupMs, type CostModel, type DegreeCost } from '../runtime/planner/cost.js';
-import type { MicroBatchPlan } from '../runtime/session/plan.js';
+import { groupMs, ratesMs, type CostModel, type DegreeCost } from '../runtime/planner/cost.js';
+import { predictStepMs, type Load } from '../runtime/planner/predict.js';
+import type { Lane, MicroBatchPlan } from '../runtime/session/plan.js';
 
 /** What a cost model expects of a step. */
 export interface PredictedStep {
+  /** As ranks run it: those that are done with a micro-batch go on, those that share cores are faster while others wait. */
   readonly ms: number;
+  /** What planners minimise, which only adds up: each micro-batch as long as its slowest lane. */
+  readonly objectiveMs: number;
   readonly microBatches: readonly PredictedMicroBatch[];
 }
 
@@ -16,20 +20,33 @@ export interface PredictedMicroBatch {
 /** Prices a plan. Lanes without documents cost nothing, nor do degrees that the model knows nothing of. */
 export function predictStep(plan: readonly MicroBatchPlan[], model: CostModel): PredictedStep {
   const costs = new Map<number, DegreeCost>(model.degrees.map((cost) => [cost.degree, cost]));
-  const microBatches = plan.map(({ lanes }): PredictedMicroBatch => {
-    const laneMs = lanes.map(({ ranks, documents }) => {
-      const cost = costs.get(ranks.length);
-      if (cost === undefined) return 0;
-      let [tokens, pairs] = [0, 0];
-      for (const { ids } of documents) {
-        tokens += ids.length;
-        pairs += model.pairs(ids.length);
-      }
-      return groupMs(cost, tokens, pairs);
-    });
+  const loads = plan.map(({ lanes }) =>
+    lanes.map((lane) => loadOf(lane, costs.get(lane.ranks.length), model)),
+  );
+  const microBatches = loads.map((lanes): PredictedMicroBatch => {
+    const laneMs = lanes.map(({ ms }) => ms);
     return { laneMs, ms: model.microBatchMs + laneMs.reduce((a, b) => Math.max(a, b), 0) };
   });
-  return { microBatches, ms: microBatches.reduce((sum, { ms }) => sum + ms, model.stepMs) };
+  return {
+    ms: predictStepMs(loads, model),
+    objectiveMs: microBatches.reduce((sum, { ms }) => sum + ms, model.stepMs),
+    microBatches,
+  };
+}
+
+function loadOf(
+  { ranks, documents, program }: Lane,
+  cost: DegreeCost | undefined,
+  model: CostModel,
+): Load & { readonly ms: number } {
+  let [tokens, pairs] = [0, 0];
+  for (const { ids } of documents) {
+    tokens += ids.length;
+    pairs += model.pairs(ids.length);
+  }
+  const level = cost?.levels?.find((one) => one.program === program);
+  const known = level === undefined ? undefined : ratesMs(level, tokens, pairs);
+  return { ranks, tokens, pairs, ms: known ?? (cost === undefined ? 0 : groupMs(cost, tokens, pairs)) };
 }
 
 /** Measured times over predicted ones. */

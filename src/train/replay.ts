@@ -60,7 +60,7 @@ export function replayPlan(
     memoryBytes: () => 0,
   };
   if (!isOfBatch || checkPlan(plan, lengths, model).length > 0) return undefined;
-  const microBatches = bindPlan(plan, documents);
+  const microBatches = bindPlan(plan, documents, room);
   return {
     microBatches,
     predicted: predictStep(microBatches, times),

@@ -1,11 +1,12 @@
 import { UserError } from '../errors.js';
+import { trainProgramsOf } from '../package/manifest.js';
 import type { Package } from '../package/read.js';
 import type { Corpus, Document } from '../runtime/data/document.js';
 import { spreadDocuments, type SpreadOptions } from '../runtime/data/spread.js';
 import { trainingCost, trainingTimes, type CostChoices } from '../runtime/planner/ahead/cost.js';
-import type { PlannedBatch, Room } from '../runtime/planner/ahead/protocol.js';
+import { programOf, roomOfModel, type PlannedBatch, type Room } from '../runtime/planner/ahead/protocol.js';
 import { workOf } from '../runtime/planner/work.js';
-import { checkDegree, groupsOfDegree, type MicroBatchPlan } from '../runtime/session/plan.js';
+import { checkDegree, groupsOfDegree, type Lane, type MicroBatchPlan } from '../runtime/session/plan.js';
 import { predictStep, type PredictedStep } from './prediction.js';
 
 /** How a batch of documents is trained. */
@@ -57,7 +58,7 @@ export function fixedSpreader(pkg: Package, sp: number, choices: CostChoices): S
     room,
     plan: async (documents) => {
       const microBatches = spreadDocuments(documents, groups.length, options).map((lanes) => ({
-        lanes: lanes.map((own, lane) => ({ ranks: groups[lane]!, documents: own })),
+        lanes: lanes.map((own, lane) => laneOf(groups[lane]!, own, room)),
       }));
       return { microBatches, predicted: predictStep(microBatches, times) };
     },
@@ -65,9 +66,18 @@ export function fixedSpreader(pkg: Package, sp: number, choices: CostChoices): S
   };
 }
 
-function roomOf(pkg: Package, sp: number, choices: CostChoices): Room {
-  const { degrees, memoryLimitBytes } = trainingCost(pkg, { ...choices, degrees: [sp] });
-  return { degrees, memoryLimitBytes };
+const roomOf = (pkg: Package, sp: number, choices: CostChoices): Room =>
+  roomOfModel(trainingCost(pkg, { ...choices, degrees: [sp] }));
+
+/** A group and its documents, with the fastest train program that has room for them. */
+export function laneOf(
+  ranks: readonly number[],
+  documents: readonly Document[],
+  room: Room | undefined,
+): Lane {
+  const tokens = documents.reduce((sum, { ids }) => sum + ids.length, 0);
+  const program = programOf(room, ranks.length, tokens);
+  return { ranks, documents, ...(program === undefined ? {} : { program }) };
 }
 
 /** Parameters placed @world are compiled, and run by the reference executor only. */
@@ -102,7 +112,8 @@ export function requireRoom(corpus: Corpus, { room }: Spreader, pkg: Package, ra
   const tokens = corpus.length(longest);
   if (tokens <= widest.capacity) return;
   const gib = (bytes: number): string => (bytes / 2 ** 30).toPrecision(3);
-  const needed = workOf(pkg, ranks).peakBytes(widest.degree, tokens);
+  const frugal = trainProgramsOf(pkg.manifest).at(-1);
+  const needed = workOf(pkg, ranks, frugal).peakBytes(widest.degree, tokens);
   throw new UserError(
     `${corpus.document(longest).origin}: the document has ${tokens} tokens, the largest group (degree ${widest.degree}) has room for ${widest.capacity} with ${gib(room.memoryLimitBytes)} GiB on each rank`,
     `it needs --memory-per-rank ${gib(needed * 1.005)}, or cut documents: --long split --max-tokens-per-group ${widest.capacity}`,

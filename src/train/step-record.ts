@@ -13,6 +13,8 @@ const groupSchema = z.object({
   /** Places in the batch. */
   documents: z.array(count),
   predicted_ms: z.number(),
+  /** Its train program, where the package has several. */
+  program: z.string().max(100).optional(),
   /** Planned peak of the fullest rank; where a planner chose the groups. */
   peak_bytes: z.number().optional(),
 });
@@ -33,7 +35,9 @@ export const solvedSchema = z.object({
   moves: z.number(),
   /** The wall clock ended the search. */
   cut_short: z.boolean(),
-  /** No plan takes less, by the cost model; the step is predicted to take at most this share longer. */
+  /** What the planner minimised: micro-batches one after the other, each as long as its slowest group. */
+  objective_ms: z.number().optional(),
+  /** No plan takes less; this one at most so much more, as a share. */
   bound_ms: z.number().optional(),
   gap: z.number().optional(),
   /** Taken from the record of an earlier run of this step. */
@@ -57,12 +61,13 @@ export function recordMicroBatches(
     const { ms, laneMs } = predicted.microBatches[m]!;
     const time = times[m]!;
     return {
-      groups: lanes.map(({ ranks, documents: own }, lane) => ({
+      groups: lanes.map(({ ranks, documents: own, program }, lane) => ({
         ranks: [...ranks],
         degree: ranks.length,
         tokens: own.reduce((sum, { ids }) => sum + ids.length, 0),
         documents: own.map((document) => places.get(document)!),
         predicted_ms: rounded(laneMs[lane]!),
+        ...(program === undefined ? {} : { program }),
         ...(solved?.peakBytes === undefined ? {} : { peak_bytes: solved.peakBytes[m]![lane]! }),
       })),
       predicted_ms: rounded(ms),
@@ -80,9 +85,10 @@ export function recordSolved({ solved, predicted }: BatchPlan): SolvedRecord | u
     solve_ms: rounded(solveMs),
     moves,
     cut_short: cutShort,
+    objective_ms: rounded(predicted.objectiveMs),
     ...(boundMs === undefined
       ? {}
-      : { bound_ms: rounded(boundMs), gap: Number((predicted.ms / boundMs - 1).toFixed(6)) }),
+      : { bound_ms: rounded(boundMs), gap: Number((predicted.objectiveMs / boundMs - 1).toFixed(6)) }),
     replayed,
   };
 }

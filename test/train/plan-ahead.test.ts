@@ -24,7 +24,7 @@ function countingOrder(): DataOrder {
 
 const planOf = (documents: readonly Document[]): BatchPlan => ({
   microBatches: [{ lanes: [{ ranks: [0], documents }] }],
-  predicted: { ms: 1, microBatches: [] },
+  predicted: { ms: 1, objectiveMs: 1, microBatches: [] },
 });
 
 /** Plans when it is told to. */

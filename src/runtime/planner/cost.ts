@@ -3,11 +3,20 @@
  * the sequences it holds, tokens and attended pairs. Both sums change by addition, so a solver re-prices a group in
  * constant time when a sequence enters or leaves it.
  */
-export interface DegreeCost {
+export interface DegreeCost extends Rates {
   /** Ranks that share every sequence of the group. */
   readonly degree: number;
   /** Most tokens a group of this degree holds in memory. */
   readonly capacity: number;
+  /**
+   * Where a package offers several checkpointing policies, all of them, from the fastest: a group takes the first
+   * whose capacity suffices. The cost's own rates are then those of the first, its capacity that of the last.
+   */
+  readonly levels?: readonly Level[];
+}
+
+/** What a group takes, by its tokens and pairs. */
+export interface Rates {
   /** Compute of the slowest rank. */
   readonly msPerToken: number;
   readonly msPerPair: number;
@@ -16,6 +25,18 @@ export interface DegreeCost {
   readonly exchangeMsPerToken: number;
   /** Share of the shorter of compute and exchange that hides behind the longer one: 0 … 1. */
   readonly overlap: number;
+}
+
+/** A checkpointing policy of a degree. */
+export interface Level extends Rates {
+  /** The train program that has it. */
+  readonly program: string;
+  readonly capacity: number;
+}
+
+/** The level of a group: the fastest that holds its tokens, else the one that holds most. */
+export function levelOf({ levels }: Pick<DegreeCost, 'levels'>, tokens: number): Level | undefined {
+  return levels?.find(({ capacity }) => tokens <= capacity) ?? levels?.at(-1);
 }
 
 /** Times in ms, lengths in tokens. Values are frozen tables: solvers copy them into arrays. */
@@ -47,6 +68,10 @@ export interface CostModel {
 
 /** Time of a group, without what its micro-batch pays; 0 for an empty group. */
 export function groupMs(cost: DegreeCost, tokens: number, pairs: number): number {
+  return ratesMs(levelOf(cost, tokens) ?? cost, tokens, pairs);
+}
+
+export function ratesMs(cost: Rates, tokens: number, pairs: number): number {
   if (tokens === 0) return 0;
   const compute = cost.msPerToken * tokens + cost.msPerPair * pairs;
   const exchange = cost.exchangeMs + cost.exchangeMsPerToken * tokens;
@@ -55,7 +80,8 @@ export function groupMs(cost: DegreeCost, tokens: number, pairs: number): number
 
 /** Time the exchanges of a group add to its compute, after overlap. */
 export function exposedExchangeMs(cost: DegreeCost, tokens: number, pairs: number): number {
-  return groupMs(cost, tokens, pairs) - cost.msPerToken * tokens - cost.msPerPair * pairs;
+  const rates = levelOf(cost, tokens) ?? cost;
+  return ratesMs(rates, tokens, pairs) - rates.msPerToken * tokens - rates.msPerPair * pairs;
 }
 
 /** The same model with only some of its degrees: for comparing solvers under equal rules. */

@@ -1,6 +1,7 @@
 import { UserError } from '../../errors.js';
 import { arrange } from './arrange.js';
 import type { CostModel } from './cost.js';
+import { bestOfLevels, bestOfLevelsLater, type Find } from './levels.js';
 import type { Shape } from './place.js';
 import { planTimes, type PlanTimes, type StepPlan } from './plan.js';
 
@@ -46,11 +47,11 @@ export function solveWith(
   solver: string,
   lengths: readonly number[],
   model: CostModel,
-  find: () => Found,
+  find: Find<Found>,
 ): Solution {
   const start = performance.now();
   checkBatch(lengths, model);
-  return finish(solver, lengths, model, find(), start);
+  return finish(solver, lengths, model, bestOfLevels(lengths, model, find), start);
 }
 
 /** `solveWith` for a solver that waits for other threads. */
@@ -58,11 +59,11 @@ export async function solveLater(
   solver: string,
   lengths: readonly number[],
   model: CostModel,
-  find: () => Promise<Found>,
+  find: Find<Promise<Found>>,
 ): Promise<Solution> {
   const start = performance.now();
   checkBatch(lengths, model);
-  return finish(solver, lengths, model, await find(), start);
+  return finish(solver, lengths, model, await bestOfLevelsLater(lengths, model, find), start);
 }
 
 function finish(

@@ -10,16 +10,17 @@ import type { Package } from '../../package/read.js';
 import { mostQueryRows } from '../executor/tiles.js';
 import { layoutArena } from '../memory/arena.js';
 import { bindProgram } from '../memory/bind.js';
+import { lruCache } from '../memory/lru.js';
 import { temporariesOf } from '../memory/peak.js';
 import { momentSizes } from '../session/memory.js';
 import type { Attention, ProgramWork } from './physical-cost.js';
 
 /**
- * What the train program of a package does, for a world of `ranks`.
+ * What a train program of a package does, for a world of `ranks`.
  * @throws UserError for a package whose costs cannot be read, or do not grow with tokens and attended pairs
  */
-export function workOf(pkg: Package, ranks: number): ProgramWork {
-  const program = pkg.program('train');
+export function workOf(pkg: Package, ranks: number, name = 'train'): ProgramWork {
+  const program = pkg.program(name);
   const { manifest } = pkg;
   // The attention with the fewest heads allows the fewest ranks, and leaves them the least even shares.
   const narrowest = program.kernels
@@ -27,7 +28,7 @@ export function workOf(pkg: Package, ranks: number): ProgramWork {
     .sort((a, b) => a.heads - b.heads || a.kvHeads - b.kvHeads)[0];
   return {
     name: manifest.name,
-    ...flopsOf(pkg),
+    ...flopsOf(pkg, name),
     heads: narrowest?.heads ?? manifest.maxDegree,
     kvHeads: narrowest?.kvHeads ?? manifest.maxDegree,
     ...exchangedOf(program),
@@ -37,19 +38,21 @@ export function workOf(pkg: Package, ranks: number): ProgramWork {
   };
 }
 
-const costSchema = z.looseObject({ train: z.looseObject({ flops: z.string().max(65_536) }) });
+const costSchema = z.record(z.string(), z.looseObject({ flops: z.string().max(65_536) }));
 
 /** Splits the polynomial of cost.json into what tokens, pairs and micro-batches add. */
 function flopsOf(
   pkg: Package,
+  program: string,
 ): Pick<ProgramWork, 'flopsPerToken' | 'flopsPerMicroBatch' | 'flopsPerPair' | 'attention'> {
   const invalid = (what: string): UserError =>
     new UserError(`package ${pkg.directory}: ${COST}: ${what}`, 'compile the model again');
   const parsed = costSchema.safeParse(JSON.parse(Buffer.from(pkg.bytes(COST)).toString('utf8')));
-  if (!parsed.success) throw invalid('holds no FLOPs of the train program');
+  const flops = parsed.data?.[program]?.flops;
+  if (flops === undefined) throw invalid(`holds no FLOPs of program ${program}`);
   let [flopsPerToken, flopsPerMicroBatch, flopsPerPair] = [0, 0, 0];
   const masks: { attention: Attention; flops: number }[] = [];
-  for (const { coefficient, symbols } of parseSize(parsed.data.train.flops).terms) {
+  for (const { coefficient, symbols } of parseSize(flops).terms) {
     const [symbol, more] = symbols;
     const attention = symbol === undefined ? undefined : attentionOf(symbol);
     if (more !== undefined || (symbol !== undefined && symbol !== 'S' && attention === undefined))
@@ -142,6 +145,9 @@ interface PeakContext {
   readonly stateBytes: number;
 }
 
+/** A planner that runs as long as a training run meets ever new sizes. */
+const KNOWN_PEAKS = 1 << 16;
+
 /** Lengths from each of which documents up to the next are counted as the worst of them. */
 const STEPS_PER_DOUBLING = 4;
 
@@ -151,12 +157,7 @@ const STEPS_PER_DOUBLING = 4;
  * as the peak of one document does where attention is cut into tiles of fewer rows.
  */
 function peakOf(program: Program, context: PeakContext): ProgramWork['peakBytes'] {
-  const known = new Map<string, number>();
-  const once = (key: string, make: () => number): number => {
-    const value = known.get(key) ?? make();
-    known.set(key, value);
-    return value;
-  };
+  const { get: once } = lruCache<number>(KNOWN_PEAKS);
   const bind = (degree: number, index: number, tokens: number): RankBinding => ({
     sp: { index, degree },
     world: { index: 0, degree: context.ranks },

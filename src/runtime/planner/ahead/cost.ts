@@ -1,9 +1,11 @@
 import { UserError } from '../../../errors.js';
+import { trainProgramsOf } from '../../../package/manifest.js';
 import type { Package } from '../../../package/read.js';
 import { requireFits, type Calibration } from '../calibration.js';
 import type { CostModel } from '../cost.js';
-import { localCluster } from '../machine.js';
-import { physicalCost, UNCALIBRATED, type ProgramWork } from '../physical-cost.js';
+import { describeMachine, localCluster } from '../machine.js';
+import { packageCost } from '../package-cost.js';
+import { UNCALIBRATED } from '../physical-cost.js';
 import { workOf } from '../work.js';
 
 /** What decides how groups are priced, beside the package. Survives the way to another thread. */
@@ -19,8 +21,8 @@ export interface CostChoices {
   readonly degrees?: readonly number[] | undefined;
 }
 
-/** Time that starting an instruction takes, where nothing was measured: the call, and its share of the bookkeeping. */
-const INSTRUCTION_MS = 0.03;
+/** What starting an instruction takes a core, where nothing was measured: the call, and its share of the bookkeeping. */
+const LAUNCH_US = 30;
 
 /**
  * What training a package on local ranks costs, with the exact memory of each degree.
@@ -28,9 +30,9 @@ const INSTRUCTION_MS = 0.03;
  */
 export function trainingCost(pkg: Package, choices: CostChoices): CostModel {
   const { maxTokensPerGroup = Infinity } = choices;
-  const work = workOf(pkg, choices.ranks);
-  const model = priced(pkg, work, choices);
+  const model = priced(pkg, choices, true);
   if (model.degrees.length === 0) {
+    const work = workOf(pkg, choices.ranks, trainProgramsOf(pkg.manifest).at(-1));
     const degree = choices.degrees?.[0] ?? Math.min(work.heads, choices.ranks);
     throw new UserError(
       `${work.name} needs ${gib(work.peakBytes(degree, 1))} GiB on a rank for a single token, ranks have ${gib(model.memoryLimitBytes)}`,
@@ -45,22 +47,19 @@ export function trainingCost(pkg: Package, choices: CostChoices): CostModel {
 }
 
 /** The same without looking at memory, which takes longer: for predicting the time of plans that are made. */
-export const trainingTimes = (pkg: Package, choices: CostChoices): CostModel =>
-  priced(pkg, { ...workOf(pkg, choices.ranks), peakBytes: () => 0 }, choices);
+export const trainingTimes = (pkg: Package, choices: CostChoices): CostModel => priced(pkg, choices, false);
 
-function priced(pkg: Package, work: ProgramWork, choices: CostChoices): CostModel {
+function priced(pkg: Package, choices: CostChoices, memory: boolean): CostModel {
   const { ranks, calibration, memoryGibPerRank, degrees } = choices;
   if (calibration !== undefined) requireFits(calibration, pkg, ranks);
-  const cluster = calibration?.cluster ?? localCluster(ranks);
-  const coefficients = calibration?.coefficients ?? {
-    ...UNCALIBRATED,
-    microBatchMs: INSTRUCTION_MS * pkg.program('train').instructions.length,
-  };
-  return physicalCost(
-    work,
+  const sharing = Math.max(1, ranks / describeMachine().cores);
+  const cluster = calibration?.cluster ?? { ...localCluster(ranks), launchUs: LAUNCH_US * sharing };
+  const coefficients = calibration?.coefficients ?? { ...UNCALIBRATED, sharing };
+  return packageCost(
+    pkg,
     { ...cluster, memoryGibPerRank: memoryGibPerRank ?? cluster.memoryGibPerRank },
     coefficients,
-    { ranks, ...(degrees === undefined ? {} : { degrees }) },
+    { ranks, memory, ...(degrees === undefined ? {} : { degrees }) },
   );
 }
 

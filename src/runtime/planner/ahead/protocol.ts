@@ -1,3 +1,4 @@
+import type { CostModel } from '../cost.js';
 import type { StepPlan } from '../plan.js';
 import type { CostChoices } from './cost.js';
 
@@ -14,7 +15,8 @@ export interface PlannerData extends CostChoices {
 
 /** A failure made on purpose. `batch`: number of the request, from 0. */
 export type PlannerFault =
-  { readonly how: 'slow'; readonly ms: number } | { readonly how: 'exit' | 'throw'; readonly batch: number };
+  | { readonly how: 'slow'; readonly batch: number; readonly ms: number }
+  | { readonly how: 'exit' | 'throw'; readonly batch: number };
 
 export interface ToPlanner {
   readonly id: number;
@@ -37,8 +39,31 @@ export type FromPlanner =
 
 /** Most tokens that groups hold, by degree. */
 export interface Room {
-  readonly degrees: readonly { readonly degree: number; readonly capacity: number }[];
+  readonly degrees: readonly RoomOfDegree[];
   readonly memoryLimitBytes: number;
+}
+
+export interface RoomOfDegree {
+  readonly degree: number;
+  readonly capacity: number;
+  /** Under each checkpointing policy, from the fastest, where the package offers several. */
+  readonly levels?: readonly { readonly program: string; readonly capacity: number }[];
+}
+
+/** What a model says of memory, without its functions. */
+export const roomOfModel = ({ degrees, memoryLimitBytes }: CostModel): Room => ({
+  degrees: degrees.map(({ degree, capacity, levels }) => ({
+    degree,
+    capacity,
+    ...(levels && { levels: levels.map((level) => ({ program: level.program, capacity: level.capacity })) }),
+  })),
+  memoryLimitBytes,
+});
+
+/** The train program of a group: the fastest that holds its tokens. */
+export function programOf(room: Room | undefined, degree: number, tokens: number): string | undefined {
+  const { levels } = room?.degrees.find((one) => one.degree === degree) ?? {};
+  return (levels?.find(({ capacity }) => tokens <= capacity) ?? levels?.at(-1))?.program;
 }
 
 /** A plan of one global batch, checked. */

@@ -5,7 +5,13 @@ import { openPackage } from '../../../package/read.js';
 import type { CostModel } from '../cost.js';
 import { ithacaSolver } from '../solvers/ithaca.js';
 import { trainingCost } from './cost.js';
-import type { FromPlanner, PlannerData, ToPlanner } from './protocol.js';
+import {
+  roomOfModel,
+  type FromPlanner,
+  type PlannerData,
+  type PlannerFault,
+  type ToPlanner,
+} from './protocol.js';
 import { planBatch } from './solve.js';
 
 const port = parentPort;
@@ -20,11 +26,7 @@ async function open(): Promise<CostModel> {
 
 const opened = open();
 try {
-  const { degrees, memoryLimitBytes } = await opened;
-  post({
-    type: 'ready',
-    room: { degrees: degrees.map(({ degree, capacity }) => ({ degree, capacity })), memoryLimitBytes },
-  });
+  post({ type: 'ready', room: roomOfModel(await opened) });
   let queue = Promise.resolve();
   port.on('message', (request: ToPlanner) => {
     queue = queue.then(() => answer(request));
@@ -37,15 +39,17 @@ try {
 async function answer({ id, lengths }: ToPlanner): Promise<void> {
   const { fault, seed } = data;
   try {
-    if (fault?.how === 'slow') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, fault.ms);
-    else if (fault?.batch === id) {
-      if (fault.how === 'exit') process.exit(3);
-      throw new Error('a failure made on purpose');
-    }
+    if (fault?.batch === id) fail(fault);
     post({ type: 'planned', id, batch: await planBatch(lengths, await opened, ithacaSolver, seed) });
   } catch (error) {
     if (error instanceof UserError)
       post({ type: 'impossible', id, message: error.message, hint: error.hint });
     else post({ type: 'failed', id, message: error instanceof Error ? error.message : String(error) });
   }
+}
+
+function fail(fault: PlannerFault): void {
+  if (fault.how === 'slow') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, fault.ms);
+  else if (fault.how === 'exit') process.exit(3);
+  else throw new Error('a failure made on purpose');
 }

@@ -23,8 +23,8 @@ type Groups = readonly { readonly column: number; readonly held: readonly number
  */
 export const createFlexSpSolver = (open: () => ProgramSolver = openProgramSolver): Solver => ({
   name: 'flexsp',
-  solve: (lengths, model, options = {}) =>
-    solveLater('flexsp', lengths, model, async () => {
+  solve: (all, merged, options = {}) =>
+    solveLater('flexsp', all, merged, async (model, lengths) => {
       const solver = open();
       try {
         return await findPlan(lengths, model, options, solver);

@@ -12,12 +12,12 @@ import { solveWith, type SolveOptions, type Solver } from '../solver.js';
  */
 export const staticSolver: Solver = {
   name: 'static',
-  solve: (lengths, model, options = {}) =>
-    solveWith('static', lengths, model, () => {
+  solve: (batch, merged, options = {}) =>
+    solveWith('static', batch, merged, (model, lengths) => {
       const tables = degreeTables(model);
       const items = makeItems(lengths, model, Infinity, 0);
       let best: Draft | undefined;
-      for (const column of columnsOf(lengths, model, options))
+      for (const column of columnsOf(batch, merged, options).filter((k) => holds(model, k, lengths)))
         best = packedPlan(tables, items, column, best?.ms) ?? best;
       return { shapes: best === undefined ? [] : shapesOf(best, items, model) };
     }),
@@ -26,13 +26,17 @@ export const staticSolver: Solver = {
 /** The best single degree for each step, sequences balanced over its groups. */
 export const adaptiveSolver: Solver = {
   name: 'adaptive',
-  solve: (lengths, model) =>
-    solveWith('adaptive', lengths, model, () => {
+  solve: (batch, merged) =>
+    solveWith('adaptive', batch, merged, (model, lengths) => {
       const items = makeItems(lengths, model, Infinity, 0);
       const best = bestOfOneDegree(degreeTables(model), items);
       return { shapes: best === undefined ? [] : shapesOf(best, items, model) };
     }),
 };
+
+/** Whether groups of a degree hold every sequence. */
+const holds = ({ degrees }: CostModel, column: number, lengths: readonly number[]): boolean =>
+  lengths.every((length) => length <= degrees[column]!.capacity);
 
 /** Columns of the degrees that `static` may choose from. */
 function columnsOf(

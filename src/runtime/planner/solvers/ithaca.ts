@@ -20,7 +20,7 @@ const ITEMS_PER_RANK = 24;
 export const ithacaSolver: Solver = {
   name: 'ithaca',
   solve: (lengths, model, options = {}) =>
-    solveWith('ithaca', lengths, model, () => findPlan(lengths, model, options)),
+    solveWith('ithaca', lengths, model, (level, own) => findPlan(own, level, options)),
 };
 
 function findPlan(lengths: readonly number[], model: CostModel, options: SolveOptions): Found {
