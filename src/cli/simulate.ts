@@ -16,8 +16,9 @@ import { Exit } from './report-error.js';
 import { stopOnSignals } from './signals.js';
 import type { SimulatedRanks, Simulation, SimulationOptions } from './simulate-run.js';
 
-interface Options extends Omit<SimulationOptions, 'lengths' | 'degrees'> {
+interface Options extends Omit<SimulationOptions, 'lengths' | 'degrees' | 'solvers'> {
   readonly lengths?: string;
+  readonly solvers?: readonly string[];
   readonly degrees?: 'any' | 'pow2';
   readonly json?: boolean;
   readonly out?: string;
@@ -41,11 +42,7 @@ export function declareSimulate(program: Command): void {
     .option('--pad <n>', 'round lengths up to a multiple of n', positive, 1)
     .option('--batch <n>', 'sequences of a batch', positive, 512)
     .option('--batches <n>', 'batches to draw', positive, 10)
-    .option('--solvers <names>', `some of ${SOLVERS.join(', ')}`, solverNames, [
-      'static',
-      'adaptive',
-      'ithaca',
-    ])
+    .option('--solvers <names>', `some of ${SOLVERS.join(', ')} (default: all but flexsp)`, solverNames)
     .option('--ranks <list>', 'numbers of ranks, such as 16,64 (default: those of the cluster)', positives)
     .addOption(
       new Option('--degrees <which>', 'any, or powers of two (default: any; pow2 with --model)').choices([
@@ -112,7 +109,9 @@ function checked(directory: string | undefined, options: Options, command: Comma
   if (directory !== undefined && options.model !== undefined) fail('--model does not go with a package');
   if (directory === undefined && options.model === undefined) fail('give a package, or --model');
   if (directory !== undefined) required(command, options.cluster, '--cluster <which>');
-  return { ...options, lengths, degrees: options.degrees ?? (directory === undefined ? 'pow2' : 'any') };
+  const { solvers = SOLVERS.filter((name) => name !== 'flexsp') } = options;
+  const { degrees = directory === undefined ? 'pow2' : 'any' } = options;
+  return { ...options, lengths, solvers, degrees };
 }
 
 async function run(
