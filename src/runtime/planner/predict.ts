@@ -8,6 +8,8 @@ export interface Load {
   /** Sums over the sequences of the group. */
   readonly tokens: number;
   readonly pairs: number;
+  /** How long it takes, where that is known better than by the degree. */
+  readonly ms?: number;
 }
 
 /** The loads of a plan: `[microBatch][group]`. */
@@ -37,9 +39,9 @@ interface Job {
 export function predictStepMs(microBatches: readonly (readonly Load[])[], model: CostModel): number {
   const costs = new Map(model.degrees.map((cost) => [cost.degree, cost]));
   const jobs = microBatches.map((groups) =>
-    groups.map(({ ranks, tokens, pairs }): Job => {
+    groups.map(({ ranks, tokens, pairs, ms: known }): Job => {
       const cost = costs.get(ranks.length);
-      const ms = cost === undefined ? 0 : groupMs(cost, tokens, pairs);
+      const ms = known ?? (cost === undefined ? 0 : groupMs(cost, tokens, pairs));
       return { ranks, workMs: model.microBatchMs + ms, missing: ranks.length, end: 0 };
     }),
   );
