@@ -46,7 +46,7 @@ export const checkpoint = definePass({
     }
     if (copies.size > 0)
       context.note(
-        `${copies.size} ${policy === 'cheap' ? 'cheap ' : ''}values are computed again in the backward pass instead of being kept`,
+        `checkpoint ${policy}: ${copies.size} values are computed again in the backward pass instead of being kept`,
       );
     return { ...graph, outputs: graph.outputs.map(({ name, value }) => ({ name, value: current(value) })) };
   },
