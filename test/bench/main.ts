@@ -1,6 +1,7 @@
 import { benchCollectives } from './collectives.js';
 import { benchCompile } from './compile.js';
 import { benchHeadline } from './headline.js';
+import { benchLarge } from './large.js';
 import { benchMemory } from './memory.js';
 import { benchNative } from './native.js';
 import { benchPlannerGrowth } from './planner-growth.js';
@@ -14,6 +15,7 @@ const BENCHMARKS: Readonly<
   Record<string, { readonly what: string; readonly run: (args: readonly string[]) => Promise<void> | void }>
 > = {
   compile: { what: 'compile time and peak memory against the number of layers', run: benchCompile },
+  large: { what: 'more than 2 GiB of weights: compiled, inspected, trained, exported', run: benchLarge },
   step: { what: 'a training step against PyTorch eager on the same cores', run: benchStep },
   memory: { what: 'peak bytes: the plan, the arena, the process', run: benchMemory },
   native: { what: 'the addon against the binding of onnxruntime-node', run: benchNative },
