@@ -2,6 +2,7 @@ import { UserError } from '../errors.js';
 import type { Manifest } from '../package/manifest.js';
 import type { Package } from '../package/read.js';
 import { IGNORED, type Document } from '../runtime/data/document.js';
+import { randomExtra } from '../runtime/data/random-extra.js';
 import { createRandom, randomBelow } from '../runtime/data/random.js';
 import { gradientError, openReference, type ReferenceGradients } from '../runtime/executor/reference.js';
 import { checkDegree, type MicroBatchPlan } from '../runtime/session/plan.js';
@@ -107,7 +108,7 @@ function casesFor(degree: number, limit: number, tokens: readonly number[] | und
 
 /** `tokens` tokens in one document, or in several where the model takes no longer ones. */
 function documentsOf(tokens: number, limit: number): number[] {
-  const count = Math.ceil(tokens / limit);
+  const count = Math.max(1, Math.ceil(tokens / limit));
   return Array.from(
     { length: count },
     (_, i) => Math.floor((tokens * (i + 1)) / count) - Math.floor((tokens * i) / count),
@@ -148,5 +149,5 @@ function randomDocument(
     const label = randomBelow(random, loss.classes);
     return t > 0 && randomBelow(random, 5) === 0 ? IGNORED : label;
   });
-  return { ids, labels, origin: `random document ${number}` };
+  return { ids, labels, ...randomExtra(loss, length, random), origin: `random document ${number}` };
 }

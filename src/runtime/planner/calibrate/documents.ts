@@ -1,5 +1,7 @@
 import type { Manifest } from '../../../package/manifest.js';
 import { IGNORED, type Document } from '../../data/document.js';
+import { randomExtra } from '../../data/random-extra.js';
+import { createRandom } from '../../data/random.js';
 import type { Lane, MicroBatchPlan } from '../../session/plan.js';
 
 /** Documents of given lengths, with ids that mean nothing: how long a step takes does not depend on them. */
@@ -12,7 +14,7 @@ export function documentMaker({ vocabulary, loss }: Manifest): (length: number) 
       loss.kind === 'next-token'
         ? Int32Array.from(ids, (_, i) => ids[i + 1] ?? IGNORED)
         : ids.map((id) => id % loss.classes);
-    return { ids, labels, origin: 'calibration' };
+    return { ids, labels, ...randomExtra(loss, length, createRandom(start)), origin: 'calibration' };
   };
 }
 
