@@ -146,9 +146,12 @@ function around({ model, inputs, tokens }: Case, expected: CaseValue, given: Giv
       rawData: new Uint8Array(8),
     });
     nodes.push(
-      around1('Reshape', [`${AROUND}cast`, `${AROUND}row`], `${AROUND}flat`, [
-        ...(expected.data!.length === 0 ? [{ name: 'allowzero', type: 2, i: 1 }] : []),
-      ]),
+      around1(
+        'Reshape',
+        [`${AROUND}cast`, `${AROUND}row`],
+        `${AROUND}flat`,
+        expected.data!.length === 0 ? [{ name: 'allowzero', type: 2, i: 1 }] : [],
+      ),
       around1('Gather', [`${AROUND}zeros`, 'input_ids'], `${AROUND}zero`),
       around1('Add', [`${AROUND}flat`, `${AROUND}zero`], 'logits'),
     );

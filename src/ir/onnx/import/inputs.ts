@@ -91,12 +91,12 @@ function labelsInput({ name, elemType, dims = [] }: OnnxValueInfo): BoundInput {
   return { name, role: 'labels', dtype: elemType ?? 'i64', dims: sizes };
 }
 
-/** A cache of no tokens: its batch is 1, its other open dim, the length, is 0. */
+/** A cache of no tokens: its batch is 1, its other open dims (the length, and in some files the head size) are 0. */
 function emptyCache(input: OnnxValueInfo, fail: (problem: string, hint: string) => never): BoundInput {
   const floats: readonly OnnxDtype[] = ['f32', 'f16', 'bf16'];
   const { elemType: dtype, dims = [] } = input;
   const open = dims.slice(1).filter((size) => typeof size !== 'number');
-  if (dtype === undefined || !floats.includes(dtype) || open.length !== 1)
+  if (dtype === undefined || !floats.includes(dtype) || open.length === 0)
     return fail(
       `is no KV cache of open length, it is ${dtype ?? 'unknown'}[${dims.join(', ')}]`,
       'export the model with use_cache=False',

@@ -73,10 +73,25 @@ function isAllSet({ node }: Value): boolean {
   return ['broadcast', 'reshape', 'cast'].includes(node.op) && isAllSet(node.operands[0]!);
 }
 
-/** A padding mask [1, S] hides nothing: packed documents have no padding. */
+/** How many tokens a mask [1, S] shows: i32[1]. */
+function countOf(ctx: TranslateContext, mask: Value): Value {
+  const numbers = ctx.build.one('cast', [mask], { to: 'f32' });
+  const sum = ctx.build.one('reduce_sum', [numbers], { dims: [1], keep: false });
+  return ctx.build.one('cast', [sum], { to: 'i32' });
+}
+
+/** Whether a value counts all tokens. */
+function isCountOfAll({ node }: Value): boolean {
+  const sum = node.op === 'cast' ? node.operands[0]!.node : node;
+  return sum.op === 'reduce_sum' && isAllSet(sum.operands[0]!);
+}
+
+/** A padding mask, [1, S] or how many tokens are none, hides nothing: packed documents have no padding. */
 function refuseHidden(ctx: TranslateContext, index: number): void {
   if (!ctx.has(index)) return;
-  if (ctx.operand(index).dims.length !== 2 || !isAllSet(ctx.value(index)))
+  const hides =
+    ctx.operand(index).dims.length === 2 ? !isAllSet(ctx.value(index)) : !isCountOfAll(ctx.value(index));
+  if (hides)
     ctx.fail(
       `reads a padding mask ('${ctx.node.inputs[index]}') that is not all ones`,
       'pass attention_mask as the 2-D padding mask of the tokens',
@@ -218,7 +233,7 @@ const EmbedLayerNormalization: OnnxOp = {
       { dtype: words.dtype, dims },
     ].slice(0, ctx.node.outputs.length) as readonly Shaped[];
   },
-  values: [0, 1, 2, 3, 4, 5, 6, 8],
+  values: [0, 1, 2, 3, 4, 5, 6, 7, 8],
   translate: (ctx) => {
     const places = ctx.has(8)
       ? rowsOf(ctx, ctx.value(3), ctx.value(8), ctx.positionOffset(8))
@@ -231,7 +246,7 @@ const EmbedLayerNormalization: OnnxOp = {
         : placed;
     const eps = ctx.float('epsilon', 1e-12);
     const norm = ctx.build.one('layer_norm', [sum, ctx.value(5), ctx.value(6)], { eps });
-    return [norm, undefined, sum];
+    return [norm, ctx.has(7) ? countOf(ctx, ctx.value(7)) : undefined, sum];
   },
 };
 
