@@ -75,6 +75,7 @@ async function run(directory: string, options: Options & { readonly ranks: numbe
   );
   try {
     const { ranks, seconds } = options;
+    progress.keep(`measuring ${shown(pkg.manifest.name)} on ${plural(ranks, 'rank')}, about ${seconds} s`);
     const calibration = await calibrate(pkg, {
       ranks,
       seconds,

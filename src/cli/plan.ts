@@ -8,6 +8,7 @@ interface Options extends PlanOptions {
   readonly problem?: string;
   readonly id?: string;
   readonly cluster?: string;
+  readonly calibration?: string;
   readonly lengths?: string;
   readonly column?: string;
   readonly batch?: number;
@@ -24,6 +25,7 @@ export function declarePlan(program: Command): void {
     )
     .argument('[package]', 'what ithaca compile wrote, to be trained on --cluster; or else --problem')
     .option('--cluster <which>', 'h100x8, a100x64, a100x1024, or a cluster file')
+    .option('--calibration <file>', 'of ithaca calibrate: measured rates, instead of --cluster')
     .option('--lengths <file>', 'tokens of each sequence: text, JSONL, .npy, .idx, Parquet or Arrow')
     .option('--column <name>', 'column or key of --lengths (default: one with a known name)')
     .option('--batch <n>', 'plan the first n sequences of --lengths (default: all)', positive)
@@ -49,8 +51,8 @@ export function declarePlan(program: Command): void {
       'after',
       `
 A package is priced by its own FLOPs, exchanged bytes and peak memory, in float32, and by the rates of the cluster;
-until they are calibrated, compare its times with each other only. Every degree is tried that the heads allow.
-A cluster file is JSON: {"name", "nodes", "ranksPerNode", "memoryGibPerRank", "teraflopsPerRank",
+until they are calibrated (ithaca calibrate), compare its times with each other only. Every degree is tried that the
+heads allow. A cluster file is JSON: {"name", "nodes", "ranksPerNode", "memoryGibPerRank", "teraflopsPerRank", "launchUs",
 "links": {"node": {"gibPerSecond", "latencyUs"}, "network": {…}}}.
 
 A problem file is JSON: {"bandwidth": {"2": 119.5, …}, "settings": {…}, "batches": [{"id", "setting", "lengths"}]}.
@@ -66,6 +68,7 @@ fullest rank; all-to-all is the share of busy time in which ranks only exchange.
 
 Examples:
   $ ithaca plan llama.ithaca --cluster a100x64 --lengths lengths.txt --batch 512
+  $ ithaca plan llama.ithaca --calibration calibration.json --lengths lengths.txt
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0
   $ ithaca plan --problem batches.json --id g64_192k_7b/github/0 --min-degree 2 --json > plan.json
   $ ithaca plan --problem batches.json --id g16_64k_7b/wikipedia/0 --any-degree --offline 10
@@ -99,7 +102,9 @@ function checkUse(directory: string | undefined, options: Options, command: Comm
     directory === undefined
       ? [
           '--problem',
-          (['cluster', 'lengths', 'column', 'batch'] as const).find((key) => options[key] !== undefined),
+          (['cluster', 'calibration', 'lengths', 'column', 'batch'] as const).find(
+            (key) => options[key] !== undefined,
+          ),
         ]
       : ['a package', (['problem', 'id', 'anyDegree'] as const).find((key) => options[key] !== undefined)];
   if (other === undefined) return;
@@ -117,17 +122,26 @@ async function ofProblem(options: Options, command: Command): Promise<Task> {
 }
 
 async function ofPackage(directory: string, options: Options, command: Command): Promise<Task> {
-  const cluster = required(command, options.cluster, '--cluster <which>');
+  const { calibration } = options;
+  if (calibration !== undefined && options.cluster !== undefined)
+    command.error('--cluster does not go with --calibration, which has its own', { exitCode: 2 });
+  const cluster =
+    calibration === undefined ? required(command, options.cluster, '--cluster <which>') : undefined;
   const lengths = required(command, options.lengths, '--lengths <file>');
   const { readPackageProblem } = await import('./plan-package.js');
   const problem = await readPackageProblem(directory, {
     cluster,
+    calibration,
     lengths,
     batch: options.batch,
     column: options.column,
   });
   const { name } = problem.cluster;
-  return { ...problem, title: `${problem.name} on ${name}`, uncalibrated: name };
+  return {
+    ...problem,
+    title: `${problem.name} on ${name}`,
+    ...(calibration === undefined ? { uncalibrated: name } : {}),
+  };
 }
 
 async function planAndShow(task: Task, options: Options): Promise<void> {

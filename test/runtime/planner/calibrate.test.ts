@@ -92,6 +92,8 @@ describe('two ranks of this machine', () => {
   });
 });
 
+type Json = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+
 describe('a calibration', () => {
   it('is for its package and its ranks, or whole nodes of its cluster', () => {
     expect(() => costOf({ ...pkg, hash: '0'.repeat(64) }, 2, calibration)).toThrow(
@@ -111,7 +113,7 @@ describe('a calibration', () => {
     writeFileSync(file, text);
     return loadCalibration(file);
   };
-  it.each<[string, (json: Record<string, never>) => unknown, string]>([
+  it.each<[string, (json: Json) => unknown, string]>([
     [
       'no number',
       (c) => ({ ...c, coefficients: { ...c['coefficients'], compute: 'fast' } }),
@@ -136,7 +138,7 @@ describe('a calibration', () => {
       'c.json: package.hash',
     ],
   ])('with %s is refused by key', (_, change, message) => {
-    const json = JSON.parse(JSON.stringify(calibration)) as Record<string, never>;
+    const json = JSON.parse(JSON.stringify(calibration)) as Json;
     expect(() => load(JSON.stringify(change(json)))).toThrow(message);
   });
 
