@@ -202,7 +202,7 @@ function show(
 ): void {
   const limit = context === undefined ? '' : ` of at most ${context.toLocaleString('en-US')} tokens`;
   print(
-    `${out.bold(shown(name))} on ${shown(cluster.name)}  batches of ${plural(batch, 'sequence')}${limit}, ${degrees === 'any' ? 'any degree' : 'degrees that are powers of two'}`,
+    `${out.bold(shown(name))} on ${costs === 'flexsp' ? 'nodes of 8 × A100' : shown(cluster.name)}  batches of ${plural(batch, 'sequence')}${limit}, ${degrees === 'any' ? 'any degree' : 'degrees that are powers of two'}`,
   );
   const left = drawn.dropped === 0 ? '' : `; ${formatCount(drawn.dropped)} longer ones left out`;
   const again = drawn.repeats ? '; some are drawn more than once' : '';

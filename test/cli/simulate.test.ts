@@ -29,7 +29,7 @@ describe("FlexSP's models", () => {
     const { code, stdout, stderr } = await ithaca(['simulate', '--model', '7b', ...small, '--ranks', '8,16']);
     expect(code).toBe(0);
     expect(stdout).toMatch(
-      /^7b on a100x64 {2}batches of 40 sequences of at most 40,000 tokens, degrees that are/,
+      /^7b on nodes of 8 × A100 {2}batches of 40 sequences of at most 40,000 tokens, degrees that are/,
     );
     expect(stdout).toMatch(
       /\n {2}ranks {2}batches {2}solver +step ms {2}speed-up +idle {2}all-to-all +solve +longest +gap\n/,

@@ -221,7 +221,7 @@ function summary(
     batches: done.length,
     boundMs,
     solvers: columns.map(({ name, rows }): SimulatedSolver => {
-      const times = rows.map(({ solveMs }) => solveMs).sort((a, b) => a - b);
+      const times = rows.map(({ solveMs }) => solveMs);
       const stepMs = stepOf(rows);
       return {
         solver: name,
@@ -229,13 +229,19 @@ function summary(
         speedUp: reference === undefined ? undefined : stepOf(reference.rows) / stepMs,
         idle: mean(rows.map(({ idle }) => idle)),
         exchange: mean(rows.map(({ exchange }) => exchange)),
-        solveMs: { median: times[times.length >> 1] ?? 0, max: times.at(-1) ?? 0 },
+        solveMs: { median: median(times), max: times.reduce((a, b) => Math.max(a, b), 0) },
         gap: boundMs > 0 ? stepMs / boundMs - 1 : 0,
         cutShort: rows.filter((row) => row.cutShort).length,
         ...(name === 'static' ? { degree } : {}),
       };
     }),
   };
+}
+
+function median(list: readonly number[]): number {
+  const sorted = list.toSorted((a, b) => a - b);
+  const [low, high] = [sorted[(sorted.length - 1) >> 1] ?? 0, sorted[sorted.length >> 1] ?? 0];
+  return (low + high) / 2;
 }
 
 const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0) / Math.max(1, list.length);
