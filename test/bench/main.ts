@@ -1,3 +1,4 @@
+import { benchAuto } from './auto.js';
 import { benchCollectives } from './collectives.js';
 import { benchCompile } from './compile.js';
 import { benchHeadline } from './headline.js';
@@ -19,6 +20,7 @@ const BENCHMARKS: Readonly<
   step: { what: 'a training step against PyTorch eager on the same cores', run: benchStep },
   memory: { what: 'peak bytes: the plan, the arena, the process', run: benchMemory },
   native: { what: 'the addon against the binding of onnxruntime-node', run: benchNative },
+  auto: { what: 'training with --sp auto against every static degree on local ranks', run: benchAuto },
   collectives: {
     what: 'all-to-all among local ranks against a plain copy',
     run: async () => void (await benchCollectives()),
