@@ -140,7 +140,7 @@ def write(name, folder):
     known = {e.get("param") for e in entries.values()} | {p["param"] for e in entries.values() for p in e.get("parts", [])}
     print(name, "not found:", [p for p in parameters if f"grad/{p}" in tensors and p not in known])
     text = json.dumps({"kind": kind, "loss": loss, "count": count, "documents": 2, "initializers": entries}, indent=2)
-    (folder / "oracle.json").write_text(text + "\n")
+    (folder / "oracle.json").write_text(text + "\n")  # prettier formats it
     own = {}
     for node in made.graph.node:
         if node.domain == "com.microsoft":
