@@ -63,6 +63,8 @@ export interface Report {
   readonly segments: Readonly<Record<string, SegmentSummary>>;
   /** Of the rank that needs most. */
   readonly peak: Readonly<Record<string, RankPeak>>;
+  /** Of every rank of the group. */
+  readonly ranks: Readonly<Record<string, readonly RankPeak[]>>;
 }
 
 export interface RankPeak extends PeakPlan {
@@ -79,6 +81,7 @@ export function reportOn(pkg: Package, group: GroupSize): Report {
   const elements = (list: readonly ParameterEntry[]): number =>
     list.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0);
   const perToken = manifest.programs.filter((name) => name !== 'update');
+  const ranks = perToken.map((name) => [name, peaksOf(pkg, name, group)] as const);
   return {
     package: { directory: pkg.directory, hash: pkg.hash },
     model: {
@@ -101,7 +104,8 @@ export function reportOn(pkg: Package, group: GroupSize): Report {
     flops: flopsOf(pkg, group),
     exchanges: exchangeSummary(train, group),
     segments: Object.fromEntries(manifest.programs.map((name) => [name, segmentSummary(pkg.program(name))])),
-    peak: Object.fromEntries(perToken.map((name) => [name, largestPeak(pkg, name, group)])),
+    peak: Object.fromEntries(ranks.map(([name, plans]) => [name, largest(plans)])),
+    ranks: Object.fromEntries(ranks),
   };
 }
 
@@ -160,11 +164,13 @@ function segmentSummary({ instructions, segments, kernels }: Program): SegmentSu
   return { distinct: segments.length + kernels.length, calls: compute.length };
 }
 
-function largestPeak(pkg: Package, program: string, { tokens, degree }: GroupSize): RankPeak {
-  const plans = Array.from({ length: degree }, (_, index): RankPeak => {
+function peaksOf(pkg: Package, program: string, { tokens, degree }: GroupSize): RankPeak[] {
+  return Array.from({ length: degree }, (_, index): RankPeak => {
     const plan = programPeak(pkg.program(program), bindingOf(tokens, { index, degree }), tokens);
     const stateBytes = program === 'train' ? momentBytes(pkg, index, degree) : 0;
     return { ...plan, rank: index, stateBytes, peakBytes: plan.peakBytes + stateBytes };
   });
-  return plans.reduce((most, plan) => (plan.peakBytes > most.peakBytes ? plan : most));
 }
+
+const largest = (plans: readonly RankPeak[]): RankPeak =>
+  plans.reduce((most, plan) => (plan.peakBytes > most.peakBytes ? plan : most));

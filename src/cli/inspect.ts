@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import type { Manifest, ParameterEntry } from '../package/manifest.js';
 import type { Package } from '../package/read.js';
 import type { Exchange } from './exchanges.js';
@@ -22,6 +22,7 @@ import { lossText } from '../report/loss.js';
 interface InspectOptions {
   readonly tokens?: number;
   readonly degree?: number;
+  readonly sp?: number;
   readonly all?: boolean;
   readonly html?: string;
   readonly json?: boolean;
@@ -48,7 +49,8 @@ export function declareInspect(program: Command): void {
       `ranks of a group (default: ${DEFAULT_DEGREE}, or as many as the heads allow)`,
       positive,
     )
-    .option('--all', 'list every parameter and every exchange')
+    .addOption(new Option('--sp <p>', 'the same as --degree').argParser(positive).conflicts('degree'))
+    .option('--all', 'list every parameter, every exchange and every rank')
     .option('--html <file>', 'write one self-contained page instead: layers, placements, exchanges, memory')
     .addOption(jsonOption('everything'))
     .addHelpText(
@@ -59,7 +61,7 @@ FLOPs are those of a whole group. S is the number of its tokens; A_causal, A_ful
 
 Examples:
   $ ithaca inspect llama.ithaca
-  $ ithaca inspect llama.ithaca --tokens 100000 --degree 8
+  $ ithaca inspect llama.ithaca --tokens 100000 --sp 8
   $ ithaca inspect llama.ithaca --html llama.html
   $ ithaca inspect llama.ithaca --json | jq .exchanges.forward`,
     )
@@ -68,7 +70,10 @@ Examples:
       const { reportOn } = await import('./inspect-report.js');
       const pkg = await openPackage(directory);
       if (options.html !== undefined) return writePage(pkg, options.html, options.json === true);
-      const report = reportOn(pkg, groupOf(pkg.manifest, options));
+      const report = reportOn(
+        pkg,
+        groupOf(pkg.manifest, { ...options, degree: options.degree ?? options.sp }),
+      );
       if (options.json === true) printJson(report);
       else show(report, options.all === true);
     });
@@ -122,7 +127,7 @@ function show(report: Report, all: boolean): void {
   section(`FLOPs of a group (${at})`, flopLines(report));
   section(`Exchanges (${at})`, exchangeLines(report));
   section('Segments', segmentLines(report));
-  section(`Peak memory of a rank (${at})`, peakLines(report));
+  section(`Peak memory of a rank (${at})`, peakLines(report, all));
   if (report.notes.length > 0)
     section(
       'Notes',
@@ -255,15 +260,21 @@ const segmentLines = ({ segments }: Report): string[] =>
     ]),
   );
 
-const peakLines = ({ peak }: Report): string[] =>
+/** The rank that needs most; every rank with `all`, and how far apart they are without. */
+const peakLines = ({ peak, ranks }: Report, all: boolean): string[] =>
   table(
-    Object.entries(peak).map(([name, plan]) => {
-      const parts = [
-        `${formatBytes(plan.persistentBytes)} inputs and outputs`,
-        ...(plan.stateBytes === 0 ? [] : [`${formatBytes(plan.stateBytes)} optimizer state`]),
-        `${formatBytes(plan.arenaBytes)} arena`,
-        `${formatBytes(plan.temporariesBytes)} inside the largest instruction`,
-      ];
-      return [name, formatBytes(plan.peakBytes), out.dim(`= ${parts.join(' + ')} (rank ${plan.rank})`)];
-    }),
+    Object.entries(all ? ranks : peak).flatMap(([name, plans]) =>
+      [plans].flat().map((plan) => {
+        const parts = [
+          `${formatBytes(plan.persistentBytes)} inputs and outputs`,
+          ...(plan.stateBytes === 0 ? [] : [`${formatBytes(plan.stateBytes)} optimizer state`]),
+          `${formatBytes(plan.arenaBytes)} arena`,
+          `${formatBytes(plan.temporariesBytes)} inside the largest instruction`,
+        ];
+        const least = Math.min(...ranks[name]!.map((rank) => rank.peakBytes));
+        const others = all || least === plan.peakBytes ? '' : `, others from ${formatBytes(least)}`;
+        const sum = out.dim(`= ${parts.join(' + ')} (rank ${plan.rank}${others})`);
+        return [name, formatBytes(plan.peakBytes), sum];
+      }),
+    ),
   );

@@ -117,6 +117,19 @@ test('inspect shows tables, folds nothing short, and needs no terminal', async (
   expect(text).not.toContain('\u001b');
 });
 
+test('inspect --all lists the memory of every rank of a group; --sp is --degree', async () => {
+  const text = await succeed(['inspect', llama, '--tokens', '101', '--sp', '3', '--all']);
+  for (const rank of [0, 1, 2]) expect(text).toMatch(new RegExp(`train +.*\\(rank ${rank}\\)`));
+  const { peak, ranks } = JSON.parse(
+    await succeed(['inspect', llama, '--tokens', '101', '--sp', '3', '--json']),
+  ) as Record<'peak' | 'ranks', { train: unknown }>;
+  expect(ranks.train).toHaveLength(3);
+  expect(ranks.train).toContainEqual(peak.train);
+  const { code, stderr } = await ithaca(['inspect', llama, '--sp', '2', '--degree', '3']);
+  expect(code).toBe(2);
+  expect(stderr).toContain('--degree');
+});
+
 test('verify compares P ranks with one, and says why a degree is refused', async () => {
   const text = await succeed(['verify', gpt2, '--sp', '3,5', '--tokens', '5', '--json']);
   const { passed, cases, refused } = JSON.parse(text) as {
