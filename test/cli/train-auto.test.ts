@@ -14,8 +14,22 @@ const folder = temporaryFolder();
 const at = (...parts: string[]): string => path.join(folder, ...parts);
 const pkg = at('llama.ithaca');
 const args = (out: string): string[] => [
-  ...['train', pkg, '--data', at('tail.jsonl'), '--out', at(out), '--batch-tokens', '300'],
-  ...['--ranks', '3', '--sp', 'auto', '--steps', '3', '--lr', '1e-3'],
+  'train',
+  pkg,
+  '--data',
+  at('tail.jsonl'),
+  '--out',
+  at(out),
+  '--batch-tokens',
+  '300',
+  '--ranks',
+  '3',
+  '--sp',
+  'auto',
+  '--steps',
+  '3',
+  '--lr',
+  '1e-3',
 ];
 
 let calibration: Calibration;
