@@ -62,6 +62,7 @@ function importNodes(
       integers('axis1', [1], [1]),
       integers('axis2', [2], [1]),
       integers('starts', [-1], [1]),
+      integers('big', [2 ** 20, 1, 1, 1], [4]),
       integers('first', [0], [1]),
       integers('ends', [2 ** 40], [1]),
     ],
@@ -270,6 +271,22 @@ describe('a loss of the model’s own', () => {
       outputs: ['loss', 'logits'],
     });
     expect(ownLoss).toMatchObject({ unknown: 'it has no labels' });
+  });
+
+  test('one that would fill the memory is not evaluated', async () => {
+    const { ownLoss } = await importNodes(
+      [
+        ALL,
+        ['Mul', 'big big', 'bigger'],
+        ['Expand', 'logits bigger', 'endless'],
+        ['Add', 'endless labels', 'sum'],
+        ['ReduceMean', 'sum', 'loss', { keepdims: 0 }],
+      ],
+      BOTH,
+    );
+    expect(ownLoss).toMatchObject({
+      unknown: expect.stringMatching(/cannot be evaluated .* too much/) as string,
+    });
   });
 
   test('mean squared errors of sequences', async () => {

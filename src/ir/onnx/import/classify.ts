@@ -191,7 +191,8 @@ export function contextOf(
   return makeContext(node, opset, shapedOf, limit.lower);
 }
 
-function inferNode(
+/** Shapes of a node's results. @throws UserError naming the node */
+export function inferNode(
   node: OnnxNode,
   opset: number,
   facts: ReadonlyMap<string, ValueFacts>,
@@ -223,7 +224,7 @@ function inferNode(
   return results;
 }
 
-function storedFacts(stored: OnnxInitializer): ValueFacts {
+export function storedFacts(stored: OnnxInitializer): ValueFacts {
   const { dtype } = stored;
   const dims = stored.dims.map(constantSize);
   const ints = knownElements(stored);

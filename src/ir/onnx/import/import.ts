@@ -57,7 +57,12 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
       `${model.path}: the output '${output}' is ${dtype}${printDims(dims)}, expected logits [1, S, vocabulary]`,
       'export a head that scores every token, or the first, the last or the mean of a sequence',
     );
-  const ownLoss = await ownLossOf(model, { name: output, dtype, width, pooled: pooled !== undefined });
+  const ownLoss = await ownLossOf(model, classified, {
+    name: output,
+    dtype,
+    width,
+    pooled: pooled !== undefined,
+  });
   const stored = [...plan.leaves].flatMap(([name, leaf]) =>
     leaf.kind === 'stored' ? [classified.facts.get(name)!.stored!] : [],
   );

@@ -7,9 +7,11 @@
 import { UserError } from '../../../errors.js';
 import { IGNORED_LABEL } from '../../ops/loss.js';
 import { isFloat } from '../dtype.js';
-import { createEvaluator, subgraphOf } from '../evaluate.js';
+import { createEvaluator, subgraphOf, type Subgraph } from '../evaluate.js';
 import type { OnnxDtype, OnnxModel, OnnxNode, OnnxValueInfo, TensorValue } from '../model.js';
+import type { Classified } from './classify.js';
 import { isLabels, roleOf } from './inputs.js';
+import { spendSized } from './sized.js';
 
 export type OwnLossKind = 'next-token' | 'aligned' | 'document-classification' | 'regression';
 
@@ -102,12 +104,17 @@ function sources(
 }
 
 /** What the loss among the outputs is; undefined: there is none. */
-export async function ownLossOf(model: OnnxModel, logits: LogitsFacts): Promise<OwnLoss | undefined> {
+export async function ownLossOf(
+  model: OnnxModel,
+  classified: Classified,
+  logits: LogitsFacts,
+): Promise<OwnLoss | undefined> {
   const output = lossOutput(model)?.name;
   if (output === undefined || output === logits.name) return undefined;
   // Losses are often taken of logits before they are cast for the output.
   const cuts = sources(producersOf(model), logits.name, new Set(['Cast', 'Identity']));
-  const { missingInputs, initializers } = subgraphOf(model, [output], new Set(cuts));
+  const part = subgraphOf(model, [output], new Set(cuts));
+  const { missingInputs, initializers } = part;
   const given = model.inputs.filter(({ name }) => missingInputs.includes(name));
   const labels = given.filter(isLabels);
   const [first] = labels;
@@ -120,20 +127,28 @@ export async function ownLossOf(model: OnnxModel, logits: LogitsFacts): Promise<
     return unknown('it has weights of its own');
   if (logits.dtype !== 'f32') return unknown(`its logits are ${logits.dtype}, which are not evaluated`);
   try {
-    return await tried(model, output, logits, cuts, given, first);
+    const from = { model, classified, part, output, cuts, given, labels: first };
+    return await tried(from, logits);
   } catch (error) {
-    if (error instanceof UserError) return unknown(`onnxruntime cannot evaluate it (${error.message})`);
+    if (error instanceof UserError) return unknown(`it cannot be evaluated (${error.message})`);
     throw error;
   }
 }
 
+/** A loss, and the part of the model that computes it from `cuts` and inputs. */
+interface LossPart {
+  readonly model: OnnxModel;
+  readonly classified: Classified;
+  readonly part: Subgraph;
+  readonly output: string;
+  readonly cuts: readonly string[];
+  readonly given: readonly OnnxValueInfo[];
+  readonly labels: OnnxValueInfo;
+}
+
 async function tried(
-  model: OnnxModel,
-  output: string,
+  { model, classified, part, output, cuts, given, labels }: LossPart,
   logits: LogitsFacts,
-  cuts: readonly string[],
-  given: readonly OnnxValueInfo[],
-  labels: OnnxValueInfo,
 ): Promise<OwnLoss> {
   const dtypes = new Map([
     ...cuts.map((name) => [name, logits.dtype] as const),
@@ -151,6 +166,7 @@ async function tried(
         const feeds = new Map<string, TensorValue>(cuts.map((name) => [name, trial.logits]));
         for (const input of given)
           feeds.set(input.name, input === labels ? trial.labels : plain(input, trial));
+        spendSized(classified, part, feeds);
         const found = Number((await evaluator.run(feeds)).get(output)!.data[0]);
         const expected = kinds.map((kind) => [kind, expectedLoss(kind, trial)] as const);
         kinds = expected.flatMap(([kind, loss]) =>

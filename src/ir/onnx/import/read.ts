@@ -4,6 +4,7 @@ import { pooledToken, POOL_KINDS, poolText, type Pool } from '../../pooled.js';
 import { constantOf } from '../../size.js';
 import { createEvaluator } from '../evaluate.js';
 import type { OnnxNode, TensorValue } from '../model.js';
+import { checkEvaluable, runBytes, spend } from './budget.js';
 import type { Classified } from './classify.js';
 import { nodeText } from './context.js';
 import { givenValue, insideOf } from './evaluate.js';
@@ -21,6 +22,7 @@ const MAX_ID = 2 ** 31 - 2;
 export async function tokenRead(classified: Classified, node: OnnxNode): Promise<Pool> {
   const index = node.inputs[1]!;
   const { inside, given } = insideOf(classified, [index]);
+  checkEvaluable(classified, inside);
   const special = specialIds(classified, [...inside, ...given]);
   const dtypes = new Map(given.map((name) => [name, classified.facts.get(name)!.dtype]));
   const evaluator = await createEvaluator(classified.model, [index], dtypes, {
@@ -30,6 +32,7 @@ export async function tokenRead(classified: Classified, node: OnnxNode): Promise
   let rules = candidates(special);
   try {
     for (const ids of sequences(special)) {
+      spend(classified, [index], runBytes(classified, inside, ids.length));
       const values = new Map(given.map((name) => [name, feed(classified, name, ids)]));
       const value = (await evaluator.run(values)).get(index)!;
       const found = Number(value.data[value.data.length - 1] ?? NaN);
