@@ -69,10 +69,11 @@ export const LayerNormalization: OnnxOp = {
   infer: shapesOf,
   translate: (ctx) => {
     const { width } = splitAt(ctx);
+    const [x, weight] = [rowsOf(ctx), weightOf(ctx, 1)];
     const bias = ctx.has(2)
       ? weightOf(ctx, 2)
       : broadcastTo(ctx, spell(ctx).number(0), [constantSize(width)]);
-    const result = ctx.build.one('layer_norm', [rowsOf(ctx), weightOf(ctx, 1), bias], { eps: epsilon(ctx) });
+    const result = ctx.build.one('layer_norm', [x, weight, bias], { eps: epsilon(ctx) });
     return [reshapeTo(ctx, result, ctx.operand(0).dims), ...statistics(ctx)];
   },
 };
