@@ -18,11 +18,11 @@ export interface Packer extends Packing {
   /** `[item]` → least rank-time of the sequence, time in the fastest group. */
   readonly rankMs: Float64Array;
   readonly fastestMs: Float64Array;
-  loads: Float64Array;
-  tokens: Float64Array;
-  pairs: Float64Array;
+  readonly loads: Float64Array;
+  readonly tokens: Float64Array;
+  readonly pairs: Float64Array;
   /** Groups of column k with room for more, ascending by load, at head[k] … tail[k] − 1: new ones come in front. */
-  order: Int32Array;
+  readonly order: Int32Array;
   readonly head: Int32Array;
   readonly tail: Int32Array;
   /** Tokens of the smallest item of the list. */
@@ -60,10 +60,11 @@ export function createPacker(tables: DegreeTables, items: Items): Packer {
     placedIn: new Int32Array(count),
     base: new Int32Array(columns),
     opened: new Int32Array(columns),
-    loads: new Float64Array(0),
-    tokens: new Float64Array(0),
-    pairs: new Float64Array(0),
-    order: new Int32Array(0),
+    // At most one group an item in every column.
+    loads: new Float64Array(columns * count),
+    tokens: new Float64Array(columns * count),
+    pairs: new Float64Array(columns * count),
+    order: new Int32Array(columns * count),
     head: new Int32Array(columns),
     tail: new Int32Array(columns),
     smallest: 0,
@@ -191,7 +192,7 @@ export function packWithin(
   return true;
 }
 
-/** Empties the workspace, and makes room for as many groups as a packing can open. */
+/** Empties the workspace: every column gets room for as many groups as a packing can open. */
 function reset(packer: Packer, list: Int32Array, ranks: number): void {
   const { size } = packer.tables;
   const most = list.length;
@@ -204,11 +205,6 @@ function reset(packer: Packer, list: Int32Array, ranks: number): void {
     packer.tail[k] = total;
     packer.opened[k] = 0;
   }
-  if (total <= packer.loads.length) return;
-  packer.loads = new Float64Array(total);
-  packer.tokens = new Float64Array(total);
-  packer.pairs = new Float64Array(total);
-  packer.order = new Int32Array(total);
 }
 
 /** Opens a group of a column. @returns its position */

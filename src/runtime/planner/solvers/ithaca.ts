@@ -60,7 +60,7 @@ function findPlan(lengths: readonly number[], model: CostModel, options: SolveOp
  * First plans are close to what annealing makes of them: more moves than this gain a few tenths of a per cent. Enough
  * for less than 0.1 s at 512 sequences on 64 ranks, in a process that has planned nothing yet.
  */
-const defaultMoves = (items: number): number => Math.max(8000, Math.min(40_000, 8 * items));
+const defaultMoves = (items: number): number => Math.max(5000, Math.min(40_000, 8 * items));
 
 /**
  * First plans from all degrees, and from powers of two alone where there are others: those fill nodes without a rest,
