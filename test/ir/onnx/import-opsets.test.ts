@@ -156,9 +156,9 @@ function writer(opset: number) {
       const full = one('Expand', [number(-Infinity), square]);
       return one('Trilu', [full, ints([1], true)], { upper: 1 });
     }
-    const range = range(count);
-    const row = one('Unsqueeze', [range, ints([1])]);
-    const seen = one('LessOrEqual', [one('Unsqueeze', [range, ints([0])]), row]);
+    const steps = range(count);
+    const row = one('Unsqueeze', [steps, ints([1])]);
+    const seen = one('LessOrEqual', [one('Unsqueeze', [steps, ints([0])]), row]);
     return one('Where', [seen, number(0), number(-Infinity)]);
   }
 
