@@ -3,6 +3,7 @@ import { invariant } from '../../errors.js';
 import {
   inputName,
   inputRole,
+  nodesReaching,
   numberAttr,
   numbersAttr,
   type Graph,
@@ -161,7 +162,9 @@ function tiledInstruction(
   );
   const kinds = node.attrs['results'] as readonly TileResult[];
   const accumulate = new Set(region.outputs.filter((_, i) => kinds[i] === 'sum').map((o) => o.value));
-  const inner = (region.order ?? bodyOrder(region)).filter((n) => n.op !== 'input');
+  const inner = (region.order ?? nodesReaching(region.outputs.map((o) => o.value))).filter(
+    (n) => n.op !== 'input',
+  );
   const segment = addSegment(
     emitter,
     { inputs: region.inputs, nodes: inner, outputs: region.outputs.map((o) => o.value) },
@@ -182,19 +185,6 @@ function tiledInstruction(
       };
     }),
   };
-}
-
-function bodyOrder(region: Graph): Node[] {
-  const seen = new Set<Node>();
-  const order: Node[] = [];
-  const visit = (node: Node): void => {
-    if (seen.has(node)) return;
-    seen.add(node);
-    node.operands.forEach((v) => visit(v.node));
-    order.push(node);
-  };
-  region.outputs.forEach((o) => visit(o.value.node));
-  return order;
 }
 
 function collectiveInstruction(emitter: Emitter, node: Node): Instruction {

@@ -157,6 +157,12 @@ describe('operands', () => {
   });
 });
 
+test('positions beyond the table, for every length', async () => {
+  const far = [node('Add', 'iota hundred', 'far'), node('Gather', 'table far', 'made')];
+  const error = await refusal(modelOf(far, [ints('hundred', [100n], true), floats('table', [7])]));
+  expect(error.message).toMatch(/takes no document: .* -93 rows/);
+});
+
 test('a local function that redefines an operation', async () => {
   const onnxProto = (await import('onnx-proto')).default;
   const model = onnxProto.onnx.ModelProto.decode(modelOf([], [], 'iota'));

@@ -80,6 +80,11 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   for (const id of padding)
     notes.push(`positions are counted from the tokens: token ${id} is padding, which no document may hold`);
   const maxPositions = classified.limit.value();
+  if (maxPositions !== undefined && maxPositions < 1)
+    throw new UserError(
+      `${model.path}: takes no document: a table or a slice would have ${maxPositions} rows for its tokens`,
+      'export the model again, with positions that lie inside its position table',
+    );
   return {
     graph,
     parameters: infos,
