@@ -1,7 +1,7 @@
 import type { Node, Value } from '../../ir/graph.js';
 import type { Builder } from '../../ir/op.js';
-import { constantOf, productOfSizes, symbolSize } from '../../ir/size.js';
-import { tensorType, type Dim, type Type } from '../../ir/type.js';
+import { constantOf, productOfSizes, symbolSize, type Size } from '../../ir/size.js';
+import { dim, tensorType, type Dim, type Type } from '../../ir/type.js';
 import { isSymbolic, permute, reshapeTo } from '../match.js';
 import { isLevel, type Linear } from './bias.js';
 import type { Mask } from './mask.js';
@@ -11,6 +11,7 @@ import {
   FEATURE,
   headRoles,
   headsOf,
+  type Heads,
   KEY,
   QUERY,
   throughElementwise,
@@ -82,14 +83,8 @@ function attentionFrom(
   queryHeads: number,
   type: Type,
 ): ((build: Builder, documents: Value) => Value) | NearMiss {
-  const [ofQ, ofK, ofV] = [q, k, v].map((x) => headsOf(x, queryHeads));
-  if (ofQ?.heads !== queryHeads)
-    return { nearMiss: `the queries do not have ${queryHeads} heads of their own` };
-  if (ofK === undefined || ofV === undefined)
-    return {
-      nearMiss:
-        'query head h does not read K/V head ⌊h · K/V heads / heads⌋: K and V are repeated in another order',
-    };
+  const [ofQ, ofK, ofV] = [q, k, v].map((x) => headsOf(x, queryHeads)) as [Heads, Heads, Heads];
+  if (ofQ.repeat !== 1) return { nearMiss: `the queries do not have ${queryHeads} heads of their own` };
   const kvHeads = Math.max(ofK.heads, ofV.heads);
   if (kvHeads % Math.min(ofK.heads, ofV.heads) !== 0)
     return { nearMiss: `K has ${ofK.heads} heads, V has ${ofV.heads}` };
@@ -115,8 +110,8 @@ function attentionFrom(
       'attention',
       [
         tokens(q, 'query', queryHeads),
-        repeated(build, tokens(k, 'key', ofK.heads), kvHeads),
-        repeated(build, tokens(v, 'key', ofV.heads), kvHeads),
+        repeated(build, inOrder(build, tokens(k, 'key', ofK.own), ofK), kvHeads),
+        repeated(build, inOrder(build, tokens(v, 'key', ofV.own), ofV), kvHeads),
         documents,
       ],
       attrs,
@@ -133,6 +128,17 @@ function slopesOf(bias: Linear | undefined, mask: Mask): readonly number[] | Nea
   if ((mask.kind === 'full' || mask.ahead !== undefined) && key.some((slope) => slope !== 0))
     return { nearMiss: 'its bias grows with the position of the key, but queries see later keys too' };
   return key.map((slope, h) => slope - away[h]!);
+}
+
+/** Heads of [tokens, own heads, features] as query heads read them, where they are not read in order. */
+function inOrder(build: Builder, x: Value, { heads, spread }: Heads): Value {
+  if (spread === undefined) return x;
+  const [tokens, , features] = x.type.dims as readonly [Dim, Dim, Dim];
+  const sizes = (dims: readonly Dim[]): (number | Size)[] => dims.map((d) => constantOf(d.size) ?? d.size);
+  const apart = tensorType('f32', [tokens, ...spread.map(({ size, own }) => dim(own ? size : 1)), features]);
+  const shape = [...sizes([tokens]), ...spread.map(({ size }) => size), ...sizes([features])];
+  const wide = build.one('broadcast', [reshapeTo(build, x, apart)], { shape, axes: [] });
+  return reshapeTo(build, wide, tensorType('f32', [tokens, dim(heads), features]));
 }
 
 /** Heads of [tokens, heads, features] repeated in place: only where K and V differ in their number. */

@@ -147,16 +147,37 @@ function contiguousBase(dims: readonly { readonly d: Dim; readonly role: Role }[
   return base;
 }
 
-/** The heads a value has: how many, and over how many consecutive query heads each is repeated. */
-export function headsOf(
-  { value, roles }: Located,
-  queryHeads: number,
-): { heads: number; repeat: number } | undefined {
-  const dims = roles.flatMap((role, i) => (role.kind === 'head' ? [{ d: value.type.dims[i]!, role }] : []));
-  const sorted = dims.toSorted((a, b) => b.role.stride - a.role.stride);
-  const heads = sorted.reduce((product, { d }) => product * constantOf(d.size)!, 1);
-  const repeat = sorted.length === 0 ? queryHeads : contiguousBase(sorted);
-  return repeat !== undefined && heads * repeat === queryHeads ? { heads, repeat } : undefined;
+/** How query heads read the heads of a value. */
+export interface Heads {
+  /** Heads of the value itself. */
+  readonly own: number;
+  /** Heads that it is taken to have, after `spread`; each is read by `repeat` consecutive query heads. */
+  readonly heads: number;
+  readonly repeat: number;
+  /** Where query heads read in another order: factors of the query heads, outermost first, and which are its own. */
+  readonly spread?: readonly { readonly size: number; readonly own: boolean }[];
+}
+
+export function headsOf({ value, roles }: Located, queryHeads: number): Heads {
+  const dims = roles.flatMap((role, i) =>
+    role.kind === 'head'
+      ? [{ size: constantOf(value.type.dims[i]!.size)!, stride: role.stride, role, i }]
+      : [],
+  );
+  const sorted = dims.toSorted((a, b) => b.stride - a.stride);
+  const own = sorted.reduce((product, { size }) => product * size, 1);
+  const located = sorted.map(({ role, i }) => ({ d: value.type.dims[i]!, role }));
+  const repeat = sorted.length === 0 ? queryHeads : contiguousBase(located);
+  if (repeat !== undefined && own * repeat === queryHeads) return { own, heads: own, repeat };
+  const spread: { size: number; own: boolean }[] = [];
+  let rest = queryHeads;
+  for (const { size, stride } of sorted) {
+    if (rest > size * stride) spread.push({ size: rest / (size * stride), own: false });
+    spread.push({ size, own: true });
+    rest = stride;
+  }
+  if (rest > 1) spread.push({ size: rest, own: false });
+  return { own, heads: queryHeads, repeat: 1, spread };
 }
 
 /** The value as [tokens, heads, features]. */

@@ -10,6 +10,7 @@ import {
   type TranslateContext,
 } from '../context.js';
 import {
+  isTokens,
   elementsOf,
   isOne,
   numericDims,
@@ -151,11 +152,18 @@ const Concat: OnnxOp = {
     // Without a cache, nothing is joined.
     if (values.length === 0) return [ctx.value(0)];
     if (values.length === 1) return [values[0]];
-    if (ctx.operands.some((operand) => constantOf(operand.dims[at]!) === undefined))
+    if (ctx.operands.some((operand) => constantOf(operand.dims[at]!) === undefined)) {
+      const scores = ctx.operands.some(({ dims }) => dims.some((d, i) => i !== at && isTokens(d)));
+      if (scores)
+        ctx.fail(
+          'adds a column to attention scores, beside those of the keys (an attention sink), which is not supported',
+          'use a model without attention sinks',
+        );
       ctx.fail(
         'joins along the tokens, which packed sequences do not allow',
         'export the model without a KV cache or prompt (use_cache=False)',
       );
+    }
     return [ctx.build.one('concat', values, { dim: at })];
   },
 };
