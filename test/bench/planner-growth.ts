@@ -4,6 +4,7 @@ import { checkPlan } from '../../src/runtime/planner/check.js';
 import { flexSpModelCost } from '../../src/runtime/planner/flexsp-models.js';
 import type { Solution } from '../../src/runtime/planner/solver.js';
 import { ithacaSolver } from '../../src/runtime/planner/solvers/ithaca.js';
+import { fitGrowth, type Measurement } from './growth.js';
 import { CORPORA, drawLengths, type Corpus } from './planner-lengths.js';
 import { median, printTable } from './table.js';
 
@@ -19,7 +20,7 @@ interface Point {
 
 /**
  * Time of the default solver over ranks and sequences, and the exponents that fit it: ms ∝ ranks^a · sequences^b by
- * least squares of logarithms; and over both together, at 8 sequences a rank. Lengths have the corpora's quantiles.
+ * least squares of logarithms; and lines through it, with a fixed part. Lengths have the corpora's quantiles.
  */
 export function benchPlannerGrowth(args: readonly string[] = []): void {
   const { values } = parseArgs({
@@ -40,11 +41,29 @@ export function benchPlannerGrowth(args: readonly string[] = []): void {
   printTable(['sequences \\ ranks, CPU ms', ...ranks.map(String)], rows);
   const [byRanks, bySequences] = fitPlane(points);
   console.log(`\n  ms ∝ ranks^${byRanks.toFixed(2)} · sequences^${bySequences.toFixed(2)}`);
-  for (const perRank of [8, 16]) {
-    const together = points.filter((point) => point.sequences === perRank * point.ranks);
-    if (together.length > 1)
-      console.log(`  ${perRank} sequences a rank: ms ∝ ranks^${fitLine(together).toFixed(2)}`);
-  }
+  printGrowth(
+    '64 ranks',
+    points
+      .filter(({ ranks: count }) => count === 64)
+      .map(({ sequences, ms }) => ({ n: sequences, cost: ms })),
+  );
+  for (const perRank of [8, 16])
+    printGrowth(
+      `${perRank} sequences a rank`,
+      points
+        .filter((point) => point.sequences === perRank * point.ranks)
+        .map(({ sequences, ms }) => ({ n: sequences, cost: ms })),
+    );
+}
+
+/** With a fixed part, which is most of the time of small batches. */
+function printGrowth(what: string, points: readonly Measurement[]): void {
+  if (points.length < 4) return;
+  const { fixed, slope, exponent } = fitGrowth(points);
+  const thousand = (slope * 1000 ** exponent).toFixed(1);
+  console.log(
+    `  ${what}: ${fixed.toFixed(1)} ms + ${thousand} ms · (sequences/1,000)^${exponent.toFixed(2)}`,
+  );
 }
 
 /** Median over the corpora, of the processor's time: what else the machine does is left out. */
@@ -85,14 +104,4 @@ function fitPlane(points: readonly Point[]): readonly [number, number] {
   const [xx, yy, xy, xz, yz] = [dot(x, x), dot(y, y), dot(x, y), dot(x, z), dot(y, z)];
   const determinant = xx * yy - xy * xy;
   return [(yy * xz - xy * yz) / determinant, (xx * yz - xy * xz) / determinant];
-}
-
-function fitLine(points: readonly Point[]): number {
-  const [x, z] = [points.map((p) => Math.log(p.ranks)), points.map((p) => Math.log(p.ms))];
-  const [mx, mz] = [mean(x), mean(z)];
-  const [top, bottom] = [
-    x.reduce((sum, value, i) => sum + (value - mx) * (z[i]! - mz), 0),
-    x.reduce((sum, value) => sum + (value - mx) ** 2, 0),
-  ];
-  return top / bottom;
 }
