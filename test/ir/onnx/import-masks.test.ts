@@ -420,7 +420,7 @@ describe('refusals name what would fix them', () => {
           ['MatMul', 'y head', 'logits'],
         ],
       },
-      /reduces over the tokens/,
+      /n_y: puts all tokens and the mean over a document together/,
     ],
   ] as readonly (readonly [Case, RegExp | undefined])[])('%#', async (bad, message) => {
     if (message === undefined) await expect(importCase(bad)).resolves.toBeDefined();

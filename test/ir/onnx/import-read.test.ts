@@ -279,8 +279,10 @@ describe('a loss of the model’s own', () => {
         ALL,
         ['Mul', 'big big', 'bigger'],
         ['Expand', 'logits bigger', 'endless'],
-        ['Add', 'endless labels', 'sum'],
-        ['ReduceMean', 'sum', 'loss', { keepdims: 0 }],
+        ['ReduceMean', 'endless', 'mean', { keepdims: 0 }],
+        ['Cast', 'labels', 'numbers', { to: 1 }],
+        ['ReduceMean', 'numbers', 'other', { keepdims: 0 }],
+        ['Sub', 'mean other', 'loss'],
       ],
       BOTH,
     );
