@@ -18,29 +18,25 @@ export interface StartOptions {
   readonly stop?: () => boolean;
 }
 
+/** Groups that a list was packed into, and the micro-batch of each, of those that are packed together. */
+interface Dealt {
+  readonly packing: Packing;
+  readonly list: Int32Array;
+  /** `[group]`; −1 for those that nodes have no room for, whose items then are not placed. */
+  readonly microBatch: Int32Array;
+  readonly microBatches: number;
+}
+
 /** Micro-batches packed so far, the last of them, and what is not packed yet. */
 interface Front {
   readonly before: Front | undefined;
-  readonly packed: Packed;
+  readonly dealt: Dealt | undefined;
   readonly rest: Int32Array;
   readonly restTokens: number;
   /** Of all micro-batches so far. */
   readonly ms: number;
   /** Time of the step if the rest could be spread without a gap. */
   readonly outlook: number;
-}
-
-/** Groups that were packed together, copied out of a packer. */
-interface Packed {
-  /** `[group]`, larger ones first. */
-  readonly column: Int32Array;
-  readonly loads: Float64Array;
-  readonly items: Int32Array;
-  /** `[position in items]` → group. */
-  readonly groupOf: Int32Array;
-  /** `[group]` → micro-batch of those packed together. */
-  readonly microBatch: Int32Array;
-  readonly microBatches: number;
 }
 
 interface Context {
@@ -66,7 +62,9 @@ export function startPlans(
   const last = tables.size.length - 1;
   const capacity = (tables.capacity[last]! / tables.size[last]!) * tables.ranks;
   const context: Context = { tables, items, packer: createPacker(tables, items), capacity, rounds };
-  const first = frontOf(context, undefined, NOTHING, allItems(items), 0);
+  const all = allItems(items);
+  const restTokens = items.tokens.reduce((a, b) => a + b, 0);
+  const first: Front = { before: undefined, dealt: undefined, rest: all, restTokens, ms: 0, outlook: 0 };
   let fronts: readonly Front[] = [first];
   const seen: Front[] = [];
   for (let level = 0; level < depth && !stop(); level++) {
@@ -90,31 +88,6 @@ export function startPlans(
 
 const byOutlook = (a: { readonly outlook: number }, b: { readonly outlook: number }): number =>
   a.outlook - b.outlook;
-
-const NOTHING: Packed = {
-  column: new Int32Array(0),
-  loads: new Float64Array(0),
-  items: new Int32Array(0),
-  groupOf: new Int32Array(0),
-  microBatch: new Int32Array(0),
-  microBatches: 0,
-};
-
-function frontOf(
-  { tables, items, packer, capacity }: Context,
-  before: Front | undefined,
-  packed: Packed,
-  rest: Int32Array,
-  ms: number,
-): Front {
-  let [restTokens, work] = [0, 0];
-  for (let i = 0; i < rest.length; i++) {
-    restTokens += items.tokens[rest[i]!]!;
-    work += packer.rankMs[rest[i]!]!;
-  }
-  const outlook = ms + tables.microBatchMs * Math.ceil(restTokens / capacity) + work / tables.ranks;
-  return { before, packed, rest, restTokens, ms, outlook };
-}
 
 /** One more micro-batch for a front: a packing as the packer left it, not yet worth copying out. */
 interface Candidate {
@@ -155,8 +128,11 @@ function survivors(context: Context, candidates: readonly Candidate[], many: num
     if (fronts.length === many) break;
     if (outlook - previous <= 1e-9 * outlook) continue;
     previous = outlook;
-    const { packed, left } = copyPacked(context.tables, packing, before.rest, 1);
-    fronts.push(frontOf(context, before, packed, left, ms));
+    const dealt = deal(context, packing, before.rest, 1);
+    const rest = restOf(dealt);
+    let restTokens = 0;
+    for (let i = 0; i < rest.length; i++) restTokens += context.items.tokens[rest[i]!]!;
+    fronts.push({ before, dealt, rest, restTokens, ms, outlook });
   }
   return fronts;
 }
@@ -182,77 +158,53 @@ function dictatedMs({ tables, items }: Context, rest: Int32Array): readonly numb
 }
 
 /**
- * Copies the groups of a packing out and deals them to micro-batches: larger ones first, of one size the slower first,
- * so that micro-batches end up sorted by time. Items of groups that nodes have no room for are left over.
+ * Deals the groups of a packing to micro-batches: larger ones first, of one size the slower first, so that
+ * micro-batches end up sorted by time. A group goes to the first that has room.
  */
-function copyPacked(
-  tables: DegreeTables,
-  { placedIn, base, opened, loads }: Packing,
-  list: Int32Array,
-  microBatches: number,
-): { packed: Packed; left: Int32Array; slowest: number } {
-  const ids: number[] = [];
-  const columnOf: number[] = [];
-  for (let k = tables.size.length - 1; k >= 0; k--) {
-    const part: number[] = [];
-    for (let g = 0; g < opened[k]!; g++) part.push(base[k]! + g);
-    if (microBatches > 1) part.sort((a, b) => loads[b]! - loads[a]! || a - b);
-    for (const g of part) {
-      ids.push(g);
-      columnOf.push(k);
-    }
-  }
-  const microBatch = dealOut(tables, columnOf, microBatches);
-  const numberOf = new Int32Array(loads.length).fill(-1);
-  let groups = 0;
-  let slowest = 0;
-  const [column, kept] = [new Int32Array(ids.length), new Int32Array(ids.length)];
-  const ms = new Float64Array(ids.length);
-  for (let i = 0; i < ids.length; i++) {
-    if (microBatch[i]! < 0) continue;
-    numberOf[ids[i]!] = groups;
-    column[groups] = columnOf[i]!;
-    kept[groups] = microBatch[i]!;
-    ms[groups] = loads[ids[i]!]!;
-    if (ms[groups]! > slowest) slowest = ms[groups]!;
-    groups++;
-  }
-  const [inside, groupOf, left] = [list.slice(), list.slice(), list.slice()];
-  let [n, over] = [0, 0];
-  for (let i = 0; i < list.length; i++) {
-    const group = placedIn[i]! < 0 ? -1 : numberOf[placedIn[i]!]!;
-    if (group < 0) left[over++] = list[i]!;
-    else {
-      inside[n] = list[i]!;
-      groupOf[n++] = group;
-    }
-  }
-  const packed: Packed = {
-    column: column.subarray(0, groups),
-    loads: ms.subarray(0, groups),
-    items: inside.subarray(0, n),
-    groupOf: groupOf.subarray(0, n),
-    microBatch: kept.subarray(0, groups),
-    microBatches,
-  };
-  return { packed, left: left.subarray(0, over), slowest };
-}
-
-/** Micro-batch of each group, the first that has room; −1 for those that have none. */
-function dealOut(tables: DegreeTables, columns: readonly number[], microBatches: number): Int32Array {
-  const { ranks, ranksPerNode, fitsByCount } = tables;
-  if (microBatches === 1 && fitsByCount) return new Int32Array(columns.length);
+function deal({ tables }: Context, packing: Packing, list: Int32Array, microBatches: number): Dealt {
+  const { ranks, ranksPerNode, fitsByCount, size } = tables;
+  const { base, opened, loads, placedIn } = packing;
+  const microBatch = new Int32Array(loads.length);
+  const dealt: Dealt = { packing, list, microBatch, microBatches };
+  if (microBatches === 1 && fitsByCount) return dealt;
   const rooms = Array.from({ length: microBatches }, () =>
     fitsByCount ? countRoom(ranks) : createRoom(ranks, ranksPerNode),
   );
-  // A micro-batch that has no room for a size has none for it later.
-  let [from, previous] = [0, 0];
-  return Int32Array.from(columns, (column) => {
-    const size = tables.size[column]!;
-    if (size !== previous) [from, previous] = [0, size];
-    while (from < microBatches && rooms[from]!.take(size) < 0) from++;
-    return from < microBatches ? from : -1;
-  });
+  let dropped = false;
+  for (let k = size.length - 1; k >= 0; k--) {
+    const groups = Array.from({ length: opened[k]! }, (_, g) => base[k]! + g);
+    // A micro-batch that has no room for a size has none for it later.
+    let from = 0;
+    for (const g of groups.sort((a, b) => loads[b]! - loads[a]! || a - b)) {
+      while (from < microBatches && rooms[from]!.take(size[k]!) < 0) from++;
+      microBatch[g] = from < microBatches ? from : -1;
+      dropped ||= from === microBatches;
+    }
+  }
+  if (dropped)
+    for (let i = 0; i < list.length; i++)
+      if (placedIn[i]! >= 0 && microBatch[placedIn[i]!]! < 0) placedIn[i] = -1;
+  return dealt;
+}
+
+/** Items of the list that have no place. */
+function restOf({ list, packing }: Dealt): Int32Array {
+  const rest = new Int32Array(list.length);
+  let n = 0;
+  for (let i = 0; i < list.length; i++) if (packing.placedIn[i]! < 0) rest[n++] = list[i]!;
+  return rest.subarray(0, n);
+}
+
+/** Times of all micro-batches of a packing, their fixed costs included. */
+function dealtMs(
+  { tables }: Context,
+  { packing: { base, opened, loads }, microBatch, microBatches }: Dealt,
+): number {
+  const slowest = new Float64Array(microBatches);
+  for (let k = 0; k < base.length; k++)
+    for (let g = base[k]!; g < base[k]! + opened[k]!; g++)
+      if (microBatch[g]! >= 0 && loads[g]! > slowest[microBatch[g]!]!) slowest[microBatch[g]!] = loads[g]!;
+  return slowest.reduce((sum, ms) => sum + tables.microBatchMs + ms, 0);
 }
 
 function countRoom(ranks: number): { take(size: number): number } {
@@ -262,22 +214,19 @@ function countRoom(ranks: number): { take(size: number): number } {
 
 /** Micro-batches of even token counts, longest first, each packed for itself. */
 function completeByRuns(context: Context, one: Front, count: number): Draft {
-  const { tables, items, packer, rounds } = context;
+  const { items, packer, rounds } = context;
   let front = one;
   const left: number[] = [];
   for (const run of chunkItems(items.tokens, one.rest, count)) {
-    let best: ReturnType<typeof copyPacked> | undefined;
+    let best: ReturnType<typeof packEvenly> | undefined;
     for (const fillFirst of [false, true]) {
       const packing = packEvenly(packer, run, 1, fillFirst, rounds);
-      const better =
-        best === undefined ||
-        packing.left < best.left.length ||
-        (packing.left === best.left.length && packing.ms < best.slowest);
-      if (better) best = copyPacked(tables, packing, run, 1);
+      const better = packing.left - (best?.left ?? Infinity) || packing.ms - (best?.ms ?? Infinity);
+      if (better < 0) best = packing;
     }
-    const { packed, slowest } = best!;
-    left.push(...best!.left);
-    front = { ...front, before: front, packed, ms: front.ms + tables.microBatchMs + slowest };
+    const dealt = deal(context, best!, run, 1);
+    left.push(...restOf(dealt));
+    front = { ...front, before: front, dealt, ms: front.ms + dealtMs(context, dealt) };
   }
   return draftOf(context, front, left);
 }
@@ -286,14 +235,9 @@ function completeByRuns(context: Context, one: Front, count: number): Draft {
 function completeEvenly(context: Context, one: Front, count: number): Draft {
   if (one.rest.length === 0) return draftOf(context, one, []);
   const packing = packEvenly(context.packer, one.rest, count, false, context.rounds);
-  const { packed, left } = copyPacked(context.tables, packing, one.rest, count);
-  const slowest = new Float64Array(count);
-  packed.loads.forEach((ms, g) => {
-    const m = packed.microBatch[g]!;
-    if (ms > slowest[m]!) slowest[m] = ms;
-  });
-  const ms = slowest.reduce((sum, most) => sum + context.tables.microBatchMs + most, one.ms);
-  return draftOf(context, { ...one, before: one, packed, ms }, left);
+  const dealt = deal(context, packing, one.rest, count);
+  const ms = one.ms + dealtMs(context, dealt);
+  return draftOf(context, { ...one, before: one, dealt, ms }, restOf(dealt));
 }
 
 /** What leaves gaps behind costs more than its rank-time. */
@@ -301,19 +245,24 @@ const GAPS = 1.5;
 
 /** All micro-batches of a front and of those before it. */
 function draftOf({ items, tables, packer }: Context, front: Front, left: ArrayLike<number>): Draft {
-  const chain: Packed[] = [];
-  for (let one: Front | undefined = front; one !== undefined; one = one.before) chain.unshift(one.packed);
+  const chain: Dealt[] = [];
+  for (let one: Front | undefined = front; one !== undefined; one = one.before)
+    if (one.dealt !== undefined) chain.unshift(one.dealt);
   const groupOf = new Int32Array(items.count).fill(-1);
   const [column, microBatch]: [number[], number[]] = [[], []];
   let microBatches = 0;
-  for (const packed of chain) {
-    const groups = column.length;
-    packed.items.forEach((item, i) => (groupOf[item] = groups + packed.groupOf[i]!));
-    packed.column.forEach((k, g) => {
-      column.push(k);
-      microBatch.push(microBatches + packed.microBatch[g]!);
-    });
-    microBatches += packed.microBatches;
+  for (const { packing, list, ...dealt } of chain) {
+    const { base, opened, loads, placedIn } = packing;
+    const numberOf = new Int32Array(loads.length);
+    for (let k = base.length - 1; k >= 0; k--)
+      for (let g = base[k]!; g < base[k]! + opened[k]!; g++) {
+        if (dealt.microBatch[g]! < 0) continue;
+        numberOf[g] = column.length;
+        column.push(k);
+        microBatch.push(microBatches + dealt.microBatch[g]!);
+      }
+    for (let i = 0; i < list.length; i++) if (placedIn[i]! >= 0) groupOf[list[i]!] = numberOf[placedIn[i]!]!;
+    microBatches += dealt.microBatches;
   }
   let missing = 0;
   for (let i = 0; i < left.length; i++) missing += packer.rankMs[left[i]!]!;
