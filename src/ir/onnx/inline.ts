@@ -1,7 +1,7 @@
 /** Bodies in place of the nodes that stand for them: local functions, and branches of If whose condition is known. */
 import { UserError } from '../../errors.js';
 import { isFloat } from './dtype.js';
-import type { OnnxAttribute, OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
+import type { OnnxAttribute, OnnxGraph, OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
 
 export interface Expansion {
   /** In execution order; they define the outputs of the node they replace. */
@@ -24,6 +24,15 @@ interface Body {
 export const EXPANDED_OPERATORS: ReadonlyMap<string, string> = new Map([
   ['Constant', 'a stored tensor'],
   ['If', 'the branch of a known condition; refused where the condition depends on the tokens'],
+  ...[
+    'SequenceEmpty',
+    'SequenceConstruct',
+    'SequenceInsert',
+    'SequenceErase',
+    'SequenceAt',
+    'SplitToSequence',
+    'ConcatFromSequence',
+  ].map((name) => [name, 'lists of known length and order; others are refused'] as const),
 ]);
 
 /** Weights inside of a branch could not be written back when the trained model is exported. */
@@ -93,7 +102,7 @@ function placed(model: OnnxModel, node: OnnxNode, body: Body): Expansion {
     name: `${node.name}/${inner.name}`,
     inputs: inner.inputs.map(renamed),
     outputs: inner.outputs.map(renamed),
-    attributes: new Map([...inner.attributes].flatMap(([key, value]) => bound(key, value, body.attributes))),
+    attributes: attributesOf(inner, body.attributes, renamed),
   }));
   const results = node.outputs.flatMap((output, i): OnnxNode[] =>
     output === ''
@@ -118,15 +127,43 @@ function placed(model: OnnxModel, node: OnnxNode, body: Body): Expansion {
   return { nodes: [...nodes, ...results], initializers };
 }
 
-/** An attribute of the body, or the one of the call that it refers to, if that is given. */
-function bound(
-  key: string,
-  value: OnnxAttribute,
+/** Attributes of a node of the body: those of the call where they refer to them, bodies of its own with outer names. */
+function attributesOf(
+  inner: OnnxNode,
   given: ReadonlyMap<string, OnnxAttribute>,
-): readonly (readonly [string, OnnxAttribute])[] {
-  if (value.kind !== 'ref') return [[key, value]];
-  const found = given.get(value.value);
-  return found === undefined ? [] : [[key, found]];
+  renamed: (name: string) => string,
+): ReadonlyMap<string, OnnxAttribute> {
+  const bound = ([key, value]: readonly [string, OnnxAttribute]): (readonly [string, OnnxAttribute])[] => {
+    if (value.kind === 'graph')
+      return [[key, { ...value, value: captured(value.value, given, renamed) }] as const];
+    if (value.kind !== 'ref') return [[key, value]];
+    const found = given.get(value.value);
+    return found === undefined ? [] : [[key, found]];
+  };
+  return new Map([...inner.attributes].flatMap(bound));
+}
+
+/** A body within a body: names that it does not define are those around it. */
+function captured(
+  graph: OnnxGraph,
+  given: ReadonlyMap<string, OnnxAttribute>,
+  outer: (name: string) => string,
+): OnnxGraph {
+  const own = new Set([
+    ...graph.initializers.keys(),
+    ...graph.inputs.map(({ name }) => name),
+    ...graph.nodes.flatMap((node) => node.outputs),
+  ]);
+  const renamed = (name: string): string => (own.has(name) ? name : outer(name));
+  return {
+    ...graph,
+    outputs: graph.outputs.map((output) => ({ ...output, name: renamed(output.name) })),
+    nodes: graph.nodes.map((node) => ({
+      ...node,
+      inputs: node.inputs.map(renamed),
+      attributes: attributesOf(node, given, renamed),
+    })),
+  };
 }
 
 /** Names that the bodies of a node read, their own and those of the graph around them. */

@@ -89,6 +89,7 @@ const importText = ({
         { name: 'fzero', dims: [], dataType: 1, rawData: raw([0]) },
         int64s('zero', [0], true),
         int64s('one', [1], true),
+        int64s('two', [2], true),
         int64s('axis0', [0]),
         int64s('axis1', [1]),
         flag('yes', true),
@@ -209,6 +210,59 @@ describe('branches', () => {
     expect(notes).toContain('bias is a causal mask, proved for every length');
   });
 
+  test('within branches read what is around them', async () => {
+    const inner = n('If', 'yes', 'deep', [
+      branch('then_branch', [n('Relu', 'z', 'b'), n('MatMul', 'b w', 'c')], 'c'),
+      branch('else_branch', [n('Neg', 'z', 'c')], 'c'),
+    ]);
+    const taken = await importText({
+      nodes: [
+        n('If', 'yes', 'y', [
+          branch('then_branch', [n('MatMul', 'x w', 'z'), inner, n('Tanh', 'deep', 'a')], 'a'),
+          branch('else_branch', [n('Identity', 'x', 'a')], 'a'),
+        ]),
+        n('Neg', 'y', 'logits'),
+      ],
+    });
+    const spelled = await importText({
+      nodes: [
+        n('MatMul', 'x w', 'z'),
+        n('Relu', 'z', 'b'),
+        n('MatMul', 'b w', 'c'),
+        n('Tanh', 'c', 'y'),
+        n('Neg', 'y', 'logits'),
+      ],
+    });
+    expect(textOf(taken)).toBe(textOf(spelled));
+  });
+
+  test('of a function read what it is given', async () => {
+    const chooses: onnx.IFunctionProto = {
+      domain: 'local',
+      name: 'Choose',
+      input: ['condition', 'p'],
+      output: ['q'],
+      attribute: ['axis'],
+      opsetImport: [{ domain: '', version: 20 }],
+      node: [
+        n('If', 'condition', 'q', [
+          branch(
+            'then_branch',
+            [{ ...n('Softmax', 'p', 'r'), attribute: [{ name: 'axis', type: 2, refAttrName: 'axis' }] }],
+            'r',
+          ),
+          branch('else_branch', [n('Neg', 'p', 'r')], 'r'),
+        ]),
+      ],
+    };
+    const called = await importText({
+      functions: [chooses],
+      nodes: [{ ...n('Choose', 'yes x', 'logits', [axis(2)]), domain: 'local' }],
+    });
+    const spelled = await importText({ nodes: [n('Softmax', 'x', 'logits', [axis(2)])] });
+    expect(textOf(called)).toBe(textOf(spelled));
+  });
+
   test('of another condition are refused by name', async () => {
     await expect(
       importText({
@@ -221,6 +275,52 @@ describe('branches', () => {
       }),
     ).rejects.toThrow(/If node n_y: its condition 'positive' is not constant/);
   });
+});
+
+describe('sequences', () => {
+  const new_axis = (i: number): onnx.IAttributeProto => ({ name: 'new_axis', type: 2, i });
+
+  test('of known parts are gone', async () => {
+    const listed = await importText({
+      nodes: [
+        n('SplitToSequence', 'x two', 'parts', [axis(2)]),
+        n('SequenceAt', 'parts one', 'second'),
+        n('SequenceConstruct', 'second', 'list'),
+        n('SequenceAt', 'parts zero', 'first'),
+        n('Neg', 'first', 'turned'),
+        n('SequenceInsert', 'list turned', 'longer'),
+        n('SequenceInsert', 'longer second zero', 'longest'),
+        n('SequenceErase', 'longest zero', 'last'),
+        n('ConcatFromSequence', 'last', 'logits', [axis(2), new_axis(0)]),
+      ],
+    });
+    const spelled = await importText({
+      nodes: [
+        n('Split', 'x', 'first second', [axis(2), { name: 'num_outputs', type: 2, i: 2 }]),
+        n('Neg', 'first', 'turned'),
+        n('Concat', 'second turned', 'logits', [axis(2)]),
+      ],
+    });
+    expect(textOf(listed)).toBe(textOf(spelled));
+  });
+
+  test('read at a place that depends on the tokens are refused by name', async () => {
+    const nodes = [
+      n('SplitToSequence', 'x two', 'parts', [axis(2)]),
+      n('ReduceMax', 'input_ids', 'most', [{ name: 'keepdims', type: 2, i: 0 }]),
+      n('SequenceAt', 'parts most', 'logits'),
+    ];
+    await expect(importText({ nodes })).rejects.toThrow(
+      /SequenceAt node n_logits: operation SequenceAt is not supported: it makes or reads a sequence/,
+    );
+  });
+});
+
+test.each(['Loop', 'Scan'])('%s is refused by name', async (op) => {
+  const body = branch('body', [n('Relu', 'x', 't')], 't');
+  await expect(importText({ nodes: [n(op, 'one yes x', 'logits', [body])] })).rejects.toThrow(
+    new RegExp(`${op} node n_logits: operation ${op} is not supported: it is control flow`),
+  );
 });
 
 test('a cache is empty, its outputs and the branch that reads it are left out', async () => {

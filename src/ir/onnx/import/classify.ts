@@ -7,6 +7,7 @@ import { derivedModel } from '../decode.js';
 import { isFloat } from '../dtype.js';
 import { bodyReads, expandNode } from '../inline.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
+import { sequenceFolder } from '../sequences.js';
 import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from './context.js';
 import { isLinearTable } from './distance.js';
 import { bindInputs, type BoundInput } from './inputs.js';
@@ -87,9 +88,20 @@ export function classify(model: OnnxModel, output: string): Classified {
     const known = value === undefined || others.length > 0 ? undefined : constantOf(value);
     return known === undefined ? undefined : known !== 0;
   };
+  const foldSequence = sequenceFolder({
+    opset,
+    ints: (name) => {
+      const numbers = facts.get(name)?.ints?.map(constantOf);
+      return numbers?.every((n) => n !== undefined) === true ? numbers : undefined;
+    },
+    size: (name, axis) => {
+      const size = facts.get(name)?.dims.at(axis);
+      return size && constantOf(size);
+    },
+  });
   const pending = nodes.toReversed();
   for (let node = pending.pop(); node !== undefined; node = pending.pop()) {
-    const expansion = expandNode(model, node, decide);
+    const expansion = expandNode(model, node, decide) ?? foldSequence(node);
     if (expansion !== undefined) {
       for (const stored of expansion.initializers) facts.set(stored.name, storedFacts(stored));
       added.push(...expansion.initializers);
