@@ -84,7 +84,8 @@ function attentionFrom(
   type: Type,
 ): ((build: Builder, documents: Value) => Value) | NearMiss {
   const [ofQ, ofK, ofV] = [q, k, v].map((x) => headsOf(x, queryHeads)) as [Heads, Heads, Heads];
-  if (ofQ.repeat !== 1) return { nearMiss: `the queries do not have ${queryHeads} heads of their own` };
+  if (ofQ.repeat !== 1 || ofQ.own !== queryHeads)
+    return { nearMiss: `the queries do not have ${queryHeads} heads of their own` };
   const kvHeads = Math.max(ofK.heads, ofV.heads);
   if (kvHeads % Math.min(ofK.heads, ofV.heads) !== 0)
     return { nearMiss: `K has ${ofK.heads} heads, V has ${ofV.heads}` };
