@@ -114,8 +114,17 @@ const costSchema = z.record(
   z.looseObject({ flops: z.string(), byOp: z.record(z.string(), z.string()) }),
 );
 
+/** Undefined for what is no JSON. */
+function jsonOf(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes).toString('utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
 function flopsOf(pkg: Package, { tokens }: GroupSize): Record<string, Flops> {
-  const parsed = costSchema.safeParse(JSON.parse(Buffer.from(pkg.bytes(COST)).toString('utf8')));
+  const parsed = costSchema.safeParse(jsonOf(pkg.bytes(COST)));
   if (!parsed.success)
     throw new UserError(`package ${pkg.directory}: ${COST} is not valid`, 'compile the model again');
   return Object.fromEntries(
@@ -167,7 +176,7 @@ function segmentSummary({ instructions, segments, kernels }: Program): SegmentSu
 function peaksOf(pkg: Package, program: string, { tokens, degree }: GroupSize): RankPeak[] {
   return Array.from({ length: degree }, (_, index): RankPeak => {
     const plan = programPeak(pkg.program(program), bindingOf(tokens, { index, degree }), tokens);
-    const stateBytes = program === 'train' ? momentBytes(pkg, index, degree) : 0;
+    const stateBytes = program.startsWith('train') ? momentBytes(pkg, index, degree) : 0;
     return { ...plan, rank: index, stateBytes, peakBytes: plan.peakBytes + stateBytes };
   });
 }
