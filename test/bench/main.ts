@@ -1,4 +1,5 @@
 import { benchAuto } from './auto.js';
+import { benchCalibrate } from './calibrate.js';
 import { benchCollectives } from './collectives.js';
 import { benchCompile } from './compile.js';
 import { benchHeadline } from './headline.js';
@@ -21,6 +22,7 @@ const BENCHMARKS: Readonly<
   memory: { what: 'peak bytes: the plan, the arena, the process', run: benchMemory },
   native: { what: 'the addon against the binding of onnxruntime-node', run: benchNative },
   auto: { what: 'training with --sp auto against every static degree on local ranks', run: benchAuto },
+  calibrate: { what: 'predicted steps against measured ones, after a calibration', run: benchCalibrate },
   collectives: {
     what: 'all-to-all among local ranks against a plain copy',
     run: async () => void (await benchCollectives()),
