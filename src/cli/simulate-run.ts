@@ -2,6 +2,7 @@ import { UserError } from '../errors.js';
 import type { Manifest } from '../package/manifest.js';
 import { openPackage } from '../package/read.js';
 import { readLengths } from '../runtime/data/lengths/read.js';
+import { loadCalibration, requireFits, type Calibration } from '../runtime/planner/calibration.js';
 import { readCluster, worldOf, type Cluster } from '../runtime/planner/cluster.js';
 import { restrictDegrees, type CostModel } from '../runtime/planner/cost.js';
 import { flexSpCluster, flexSpModelCost, flexSpModelWork } from '../runtime/planner/flexsp-models.js';
@@ -14,6 +15,7 @@ export interface SimulationOptions {
   readonly lengths: string;
   readonly column?: string;
   readonly cluster?: string;
+  readonly calibration?: string;
   readonly model?: string;
   readonly context?: number;
   readonly pad: number;
@@ -31,7 +33,7 @@ export interface SimulationOptions {
 export interface Simulation {
   readonly name: string;
   readonly cluster: Cluster;
-  readonly costs: 'package' | 'flexsp' | 'physical';
+  readonly costs: 'package' | 'calibrated' | 'flexsp' | 'physical';
   /** Longest sequence allowed, in tokens. */
   readonly context: number | undefined;
   readonly drawn: Drawn;
@@ -50,7 +52,9 @@ export async function openSimulation(
   directory: string | undefined,
   options: SimulationOptions,
 ): Promise<Simulation> {
-  const cluster = options.cluster === undefined ? flexSpCluster() : readCluster(options.cluster);
+  const calibration = options.calibration === undefined ? undefined : loadCalibration(options.calibration);
+  const cluster =
+    calibration?.cluster ?? (options.cluster === undefined ? flexSpCluster() : readCluster(options.cluster));
   const ranks = options.ranks ?? [worldOf(cluster)];
   const most = ranks.find((count) => count > worldOf(cluster));
   // FlexSP's constants are for any number of its nodes.
@@ -62,7 +66,7 @@ export async function openSimulation(
   const priced =
     directory === undefined
       ? priceModel(options, cluster)
-      : await priceDirectory(directory, options, cluster);
+      : await priceDirectory(directory, options, { cluster, ranks, calibration });
   const { batch: size, batches: count, pad, seed } = options;
   const lengths = await readLengths(options.lengths, { column: options.column });
   const drawn = drawBatches(lengths, { context: priced.context, pad, size, count, seed });
@@ -99,15 +103,21 @@ function requireFlexSpNodes({ name, ranksPerNode, links }: Cluster): void {
 async function priceDirectory(
   directory: string,
   options: SimulationOptions,
-  cluster: Cluster,
+  machine: {
+    readonly cluster: Cluster;
+    readonly ranks: readonly number[];
+    readonly calibration?: Calibration;
+  },
 ): Promise<Priced> {
+  const { cluster, ranks, calibration } = machine;
   const pkg = await openPackage(directory);
+  for (const count of ranks) if (calibration !== undefined) requireFits(calibration, pkg, count);
   return {
     name: pkg.manifest.name,
-    costs: 'package',
+    costs: calibration === undefined ? 'package' : 'calibrated',
     context: contextOf(pkg.manifest, options.context),
-    modelOf: (ranks) => {
-      const model = pricePackage(pkg, cluster, ranks);
+    modelOf: (count) => {
+      const model = pricePackage(pkg, cluster, count, calibration?.coefficients);
       return options.degrees === 'pow2' ? restrictDegrees(model, { powersOfTwo: true }) : model;
     },
   };

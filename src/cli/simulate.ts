@@ -35,6 +35,7 @@ export function declareSimulate(program: Command): void {
     )
     .argument('[package]', 'what ithaca compile wrote, priced on --cluster; or else --model')
     .option('--cluster <which>', 'h100x8, a100x64, a100x1024, or a cluster file (with --model: a100x64)')
+    .option('--calibration <file>', 'of ithaca calibrate: measured rates of a package, instead of --cluster')
     .addOption(new Option('--model <name>', "one of FlexSP's models").choices(['7b', '13b', '30b']))
     .option('--lengths <file>', 'tokens of each sequence: text, JSONL, .npy, .idx, Parquet or Arrow')
     .option('--column <name>', 'column or key of --lengths (default: one with a known name)')
@@ -108,7 +109,11 @@ function checked(directory: string | undefined, options: Options, command: Comma
   const lengths = required(command, options.lengths, '--lengths <file>');
   if (directory !== undefined && options.model !== undefined) fail('--model does not go with a package');
   if (directory === undefined && options.model === undefined) fail('give a package, or --model');
-  if (directory !== undefined) required(command, options.cluster, '--cluster <which>');
+  if (directory === undefined && options.calibration !== undefined) fail('--calibration needs a package');
+  if (options.calibration !== undefined && options.cluster !== undefined)
+    fail('--cluster does not go with --calibration, which has its own');
+  if (directory !== undefined && options.calibration === undefined)
+    required(command, options.cluster, '--cluster <which>');
   const { solvers = SOLVERS.filter((name) => name !== 'flexsp') } = options;
   const { degrees = directory === undefined ? 'pow2' : 'any' } = options;
   return { ...options, lengths, solvers, degrees };
@@ -242,6 +247,8 @@ function show(
 
 const CREDIT: Readonly<Record<Simulation['costs'], string>> = {
   package: 'times follow from the FLOPs, bytes and peak memory of the package and the rates of the cluster',
+  calibrated:
+    'times follow from the FLOPs, bytes and peak memory of the package and the rates that were measured',
   flexsp: "times are those of FlexSP's published cost model (arXiv 2412.01523); nothing was measured here",
   physical: "compute and memory as FlexSP's authors fitted them, all-to-alls by the links of the cluster",
 };

@@ -1,6 +1,11 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { openPackage } from '../../src/package/read.js';
+import { saveCalibration } from '../../src/runtime/planner/calibration.js';
+import { describeMachine, localCluster } from '../../src/runtime/planner/machine.js';
+import { UNCALIBRATED } from '../../src/runtime/planner/physical-cost.js';
+import { VERSION } from '../../src/version.js';
 import { drawLengths } from '../bench/planner-lengths.js';
 import { modelFolder } from '../support/oracle.js';
 import { ithaca, succeed, temporaryFolder } from './cli.js';
@@ -98,10 +103,36 @@ describe('a package', () => {
     ]);
   });
 
+  test('by measured rates, of as many ranks as were measured', async () => {
+    const file = path.join(folder, 'calibration.json');
+    const { hash } = await openPackage(llama);
+    await saveCalibration(file, {
+      format: 'ithaca-calibration',
+      version: 1,
+      ithaca: VERSION,
+      package: { name: 'llama', hash },
+      ranks: 4,
+      machine: describeMachine(),
+      cluster: localCluster(4),
+      coefficients: { ...UNCALIBRATED, microBatchMs: 2 },
+    });
+    const args = ['simulate', llama, '--calibration', file, ...small, '--solvers', 'adaptive,ithaca'];
+    expect(await succeed(args)).toMatch(/\n +4 +2 {2}adaptive [^]*the rates that were measured\n$/);
+    const { stderr } = await ithaca([...args, '--ranks', '3']);
+    expect(stderr).toMatch(/measured with 4 ranks, it says nothing of 3\n {2}hint: measure them/);
+  });
+
   test.each([
     [[llama, ...small], /required option '--cluster <which>' not specified/, 2],
     [[llama, ...small, '--cluster', 'h100x8', '--model', '7b'], /--model does not go with a package/, 2],
     [[llama, ...small, '--cluster', 'h100x8', '--ranks', '16'], /h100x8 has 8 ranks, --ranks asks for 16/, 1],
+    [
+      [llama, ...small, '--cluster', 'h100x8', '--calibration', 'c.json'],
+      /--cluster does not go with --calib/,
+      2,
+    ],
+    [['--model', '7b', ...small, '--calibration', 'c.json'], /--calibration needs a package/, 2],
+    [[llama, ...small, '--calibration', corpus], /corpus\.txt: /, 1],
     [small, /give a package, or --model/, 2],
     [['--model', '7b'], /required option '--lengths <file>' not specified/, 2],
     [['--model', '7b', ...small, '--context', '12Q'], /Expected a number of tokens, such as 4096 or 192K/, 2],
