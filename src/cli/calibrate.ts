@@ -157,8 +157,12 @@ function fitLines({ collectives, microBatches, steps, work }: Measured): string[
   ];
   return table(
     [
-      ...collectives.map(({ kind, error, latencyUs, gibPerSecond }) =>
-        row(kind, error, `${latencyUs.toFixed(1)} µs a message, ${gibPerSecond.toFixed(2)} GiB/s`),
+      ...collectives.map(({ kind, error, callUs, latencyUs, gibPerSecond }) =>
+        row(
+          kind,
+          error,
+          `${callUs.toFixed(0)} µs, ${latencyUs.toFixed(1)} µs a message, ${gibPerSecond.toFixed(2)} GiB/s`,
+        ),
       ),
       row('micro-batches', microBatches, 'on a core'),
       row('other plans, work', work, 'on a core'),

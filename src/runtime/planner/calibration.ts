@@ -22,6 +22,7 @@ const coefficientsSchema = z.strictObject({
   attention: ratio,
   exchange: ratio,
   latency: ratio.default(1),
+  exchangeRowUs: ratio.default(0),
   settle: ratio.default(1),
   overlap: z.number().min(0).max(1),
   microBatchMs: ms,
@@ -52,6 +53,7 @@ const measuredSchema = z.strictObject({
     .array(
       z.strictObject({
         kind: z.enum(['all-to-all', 'all-reduce', 'reduce-scatter', 'all-gather']),
+        callUs: ratio.default(0),
         latencyUs: ratio,
         gibPerSecond: z.number().nonnegative(),
         error: fitError,

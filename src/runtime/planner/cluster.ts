@@ -20,6 +20,8 @@ export const clusterShape = z.strictObject({
   teraflopsPerRank: z.number().positive().max(1e6),
   /** Of one instruction of a program, however small its tensors are. */
   launchUs: z.number().nonnegative().max(1e6).default(0),
+  /** Of one collective, however few bytes and messages it has. */
+  collectiveUs: z.number().nonnegative().max(1e6).default(0),
   links: z.strictObject({
     /** Between ranks of a node. */
     node: link,
@@ -125,6 +127,6 @@ export function parseCluster(json: unknown, file = 'cluster'): Cluster {
   const at = issue === undefined || issue.path.length === 0 ? '' : `${issue.path.join('.')}: `;
   throw new UserError(
     `${file}: ${at}${issue?.message ?? 'does not fit the format'}`,
-    'a cluster has name, nodes, ranksPerNode, memoryGibPerRank, teraflopsPerRank, links {node, network {gibPerSecond, latencyUs}} and may have launchUs; ithaca cluster show h100x8 --json prints one',
+    'a cluster has name, nodes, ranksPerNode, memoryGibPerRank, teraflopsPerRank, links {node, network {gibPerSecond, latencyUs}} and may have launchUs and collectiveUs; ithaca cluster show h100x8 --json prints one',
   );
 }

@@ -92,6 +92,7 @@ function gpuCluster(gpus: Gpus, job: Job | undefined, root: string): Detected {
     memoryGibPerRank: memoryGib,
     teraflopsPerRank: teraflops,
     launchUs: GPU.launchUs,
+    collectiveUs: 0,
     links: { node: inside.link, network: nodes.value === 1 ? inside.link : network.link },
   };
   return {

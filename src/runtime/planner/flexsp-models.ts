@@ -137,6 +137,7 @@ export function flexSpModelWork(name: string, setting: FlexSpSetting, cluster: C
     launches: 0,
     // Queries, keys and values go together.
     exchanges: 4 * model.layers,
+    exchangedTensors: EXCHANGED_TENSORS * model.layers,
     queryBytesPerToken: bytesPerToken / 2,
     kvBytesPerToken: bytesPerToken / 2,
     // What parameters cost to gather is in the fixed time of a micro-batch.

@@ -48,6 +48,7 @@ export function localCluster(ranks: number, machine: Machine = describeMachine()
     memoryGibPerRank: (MEMORY_SHARE * machine.memoryGib) / ranks,
     teraflopsPerRank: TERAFLOPS_PER_CORE * cores,
     launchUs: 0,
+    collectiveUs: 0,
     links: { node: link, network: link },
   };
 }

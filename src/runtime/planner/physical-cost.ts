@@ -27,6 +27,8 @@ export interface ProgramWork {
   readonly launches: number;
   /** All-to-alls of a micro-batch. */
   readonly exchanges: number;
+  /** Tensors that they exchange: of each, a rank cuts every token's row into a piece for each rank. */
+  readonly exchangedTensors: number;
   /** Bytes a token of everything exchanged along query heads, and along K/V heads: whole tensors, all layers. */
   readonly queryBytesPerToken: number;
   readonly kvBytesPerToken: number;
@@ -54,7 +56,9 @@ export interface Coefficients {
   /** Time of all-to-alls over what bytes and bandwidth, messages and latency say. */
   readonly exchange: number;
   readonly latency: number;
-  /** The same of collectives of the world. */
+  /** Cutting a row of a tensor for another rank, or putting it in its place there: does not shrink with the piece. */
+  readonly exchangeRowUs: number;
+  /** The same as `exchange`, of collectives of the world. */
   readonly settle: number;
   /** Share of the shorter of compute and exchange that is hidden: 0 … 1. */
   readonly overlap: number;
@@ -70,6 +74,7 @@ export const UNCALIBRATED: Coefficients = {
   attention: 1,
   exchange: 1,
   latency: 1,
+  exchangeRowUs: 0,
   settle: 1,
   overlap: 0,
   microBatchMs: 0,
@@ -120,7 +125,9 @@ export function physicalCost(
           msPerToken: (coefficients.compute * work.flopsPerToken) / degree / flopsPerMs,
           msPerPair: (coefficients.attention * work.flopsPerPair * slowest) / flopsPerMs,
           exchangeMs: coefficients.latency * work.exchanges * latencyMs(cluster, degree),
-          exchangeMsPerToken: coefficients.exchange * bytes * msPerByte(cluster, degree),
+          exchangeMsPerToken:
+            coefficients.exchange * bytes * msPerByte(cluster, degree) +
+            (coefficients.exchangeRowUs / 1000) * rowsPerToken(work, degree),
           overlap: coefficients.overlap,
         };
       })
@@ -175,11 +182,16 @@ function msPerByte({ ranksPerNode, links }: Cluster, degree: number): number {
   return seconds * 1000;
 }
 
-/** One all-to-all: a message to every other rank of the group. */
-function latencyMs({ ranksPerNode, links }: Cluster, degree: number): number {
+/** Pieces of rows that a rank sends, a token of its group: of each of its rows, one to every other rank. */
+export const rowsPerToken = ({ exchangedTensors }: ProgramWork, degree: number): number =>
+  (exchangedTensors * (degree - 1)) / degree;
+
+/** One collective: a message to every other rank of the group. */
+function latencyMs({ ranksPerNode, links, collectiveUs }: Cluster, degree: number): number {
+  if (degree === 1) return 0;
   const inside = Math.min(degree, ranksPerNode) - 1;
   const across = Math.max(0, degree - ranksPerNode);
-  return (inside * links.node.latencyUs + across * links.network.latencyUs) / 1000;
+  return (collectiveUs + inside * links.node.latencyUs + across * links.network.latencyUs) / 1000;
 }
 
 /** Gathering or scattering so many bytes over all ranks: the slowest link passes (N−1)/N of them. */

@@ -82,14 +82,15 @@ function attentionOf(symbol: string): Attention | undefined {
 /** All-to-alls, and the bytes a token of what they exchange: a head dim that follows others is one of K/V heads. */
 function exchangedOf(
   program: Program,
-): Pick<ProgramWork, 'exchanges' | 'queryBytesPerToken' | 'kvBytesPerToken'> {
-  let [exchanges, queryBytesPerToken, kvBytesPerToken] = [0, 0, 0];
+): Pick<ProgramWork, 'exchanges' | 'exchangedTensors' | 'queryBytesPerToken' | 'kvBytesPerToken'> {
+  let [exchanges, exchangedTensors, queryBytesPerToken, kvBytesPerToken] = [0, 0, 0, 0];
   const oneToken = new Map([['S', 1]]);
   for (const instruction of program.instructions) {
     if (instruction.kind !== 'collective' || instruction.op !== 'all_to_all') continue;
     exchanges++;
     const { from, to, operands, results } = instruction;
     invariant(from !== undefined && to !== undefined, 'an all_to_all without dims');
+    exchangedTensors += operands.length;
     operands.forEach((operand, i) => {
       const source = parseType(program.buffers[operand]!.type);
       const target = parseType(program.buffers[results[i]!]!.type);
@@ -99,7 +100,7 @@ function exchangedOf(
       else kvBytesPerToken += bytes;
     });
   }
-  return { exchanges, queryBytesPerToken, kvBytesPerToken };
+  return { exchanges, exchangedTensors, queryBytesPerToken, kvBytesPerToken };
 }
 
 /** What micro-batches and updates move between all ranks: nothing by tokens, so sizes are those of parameters. */

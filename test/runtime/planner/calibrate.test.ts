@@ -192,8 +192,8 @@ describe('what is run', () => {
   });
 
   it('sends all but what a rank keeps, twice for a sum that everyone gets', () => {
-    expect(collectiveTerms('all-to-all', 4, 100)).toEqual([3, 75]);
-    expect(collectiveTerms('all-reduce', 4, 100)).toEqual([6, 150]);
-    expect(collectiveTerms('all-gather', 1, 100)).toEqual([0, 0]);
+    expect(collectiveTerms('all-to-all', 4, 100)).toEqual([1, 3, 75]);
+    expect(collectiveTerms('all-reduce', 4, 100)).toEqual([1, 6, 150]);
+    expect(collectiveTerms('all-gather', 1, 100)).toEqual([1, 0, 0]);
   });
 });

@@ -79,7 +79,8 @@ describe('factors', () => {
 
 describe('the coefficients of a cost model', () => {
   const unit = physicalModel({ nodes: 1, ranksPerNode: 8, heads: 12, overlap: 0, tokensPerRank: 8000 });
-  const factors = { compute: 1.7, attention: 2.5, exchange: 1.4, latency: 3 };
+  const factors = { compute: 1.7, attention: 2.5, exchange: 1.4, latency: 3, rowUs: 0.05 };
+  const rows = (degree: number): number => (8 * (degree - 1)) / degree;
   const samplesOf = (degrees: readonly number[], noise: number) => {
     const disturb = noisy(9, noise);
     return degrees.flatMap((degree) =>
@@ -92,7 +93,8 @@ describe('the coefficients of a cost model', () => {
             ...cost,
             msPerToken: factors.compute * cost.msPerToken,
             msPerPair: factors.attention * cost.msPerPair,
-            exchangeMsPerToken: factors.exchange * cost.exchangeMsPerToken,
+            exchangeMsPerToken:
+              factors.exchange * cost.exchangeMsPerToken + (factors.rowUs / 1000) * rows(degree),
             exchangeMs: factors.latency * cost.exchangeMs,
           };
           return { degree, tokens, pairs, ms: disturb(0.7 + groupMs(scaled, tokens, pairs)) };
@@ -102,25 +104,26 @@ describe('the coefficients of a cost model', () => {
   };
 
   it('are recovered from micro-batches', () => {
-    const fit = fitMicroBatches(samplesOf([1, 2, 3, 8], 0), unit);
+    const fit = fitMicroBatches(samplesOf([1, 2, 3, 8], 0), unit, rows);
     expect(fit).toMatchObject({
       compute: expect.closeTo(1.7, 4) as number,
       attention: expect.closeTo(2.5, 4) as number,
       exchange: expect.closeTo(1.4, 3) as number,
       latency: expect.closeTo(3, 3) as number,
+      exchangeRowUs: expect.closeTo(0.05, 4) as number,
       microBatchMs: expect.closeTo(0.7, 4) as number,
     });
     expect(fit.error.worst).toBeLessThan(1e-4);
   });
 
   it('are close with noise, and the error says how close', () => {
-    const fit = fitMicroBatches(samplesOf([1, 2, 3, 5, 8], 0.03), unit);
+    const fit = fitMicroBatches(samplesOf([1, 2, 3, 5, 8], 0.03), unit, rows);
     expect(fit.compute / 1.7).toBeCloseTo(1, 1);
     expect(fit.attention / 2.5).toBeCloseTo(1, 0);
     expect(fit.error.mean).toBeLessThan(0.05);
   });
 
   it('of exchanges stay as they are described where there was none to measure', () => {
-    expect(fitMicroBatches(samplesOf([1], 0), unit)).toMatchObject({ exchange: 1, latency: 1 });
+    expect(fitMicroBatches(samplesOf([1], 0), unit, rows)).toMatchObject({ exchange: 1, latency: 1 });
   });
 });

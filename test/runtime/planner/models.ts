@@ -68,6 +68,7 @@ export function physicalModel({
       kvHeads: Math.max(1, Math.floor(heads / 4)),
       launches: 100,
       exchanges: 4,
+      exchangedTensors: 8,
       queryBytesPerToken: 2 ** 20,
       kvBytesPerToken: 2 ** 18,
       gatherBytes: 2 ** 28,

@@ -152,11 +152,13 @@ describe('the model on a cluster, by hand', () => {
   it('scales terms by coefficients, and knows uneven heads', async () => {
     const work = workOf(await packageOf('llama-ids'), 4);
     const plain = physicalCost(work, cluster, UNCALIBRATED, { degrees: [3] }).degrees[0]!;
-    const factors = { ...UNCALIBRATED, compute: 2, attention: 3, exchange: 5, latency: 7 };
+    const factors = { ...UNCALIBRATED, compute: 2, attention: 3, exchange: 5, latency: 7, exchangeRowUs: 2 };
     const scaled = physicalCost(work, cluster, factors, { degrees: [3] }).degrees[0]!;
     expect(scaled.msPerToken).toBeCloseTo(2 * plain.msPerToken, 12);
     expect(scaled.msPerPair).toBeCloseTo(3 * plain.msPerPair, 12);
-    expect(scaled.exchangeMsPerToken).toBeCloseTo(5 * plain.exchangeMsPerToken, 12);
+    // A layer exchanges q, k, v and the output, and their gradients: two rows of three go to others, 2 µs each.
+    expect(work.exchangedTensors).toBe(2 * 8);
+    expect(scaled.exchangeMsPerToken).toBeCloseTo(5 * plain.exchangeMsPerToken + (0.002 * 16 * 2) / 3, 12);
     expect(scaled.exchangeMs).toBeCloseTo(7 * plain.exchangeMs, 12);
     // 8 heads on 3 ranks: 3, 3, 2; of 2 K/V heads the middle rank needs both.
     expect(plain.msPerPair).toBeCloseTo((work.flopsPerPair * 3) / 8 / 1e6, 12);
@@ -175,6 +177,7 @@ describe('the model on a cluster, by hand', () => {
       kvHeads: 4,
       launches: 10,
       exchanges: 0,
+      exchangedTensors: 0,
       queryBytesPerToken: 0,
       kvBytesPerToken: 0,
       gatherBytes: 2 ** 30,

@@ -8,7 +8,7 @@ import type { Cluster } from '../cluster.js';
 import { worldOf } from '../cluster.js';
 import type { CostModel } from '../cost.js';
 import { describeMachine, localCluster } from '../machine.js';
-import { physicalCost, UNCALIBRATED, type ProgramWork } from '../physical-cost.js';
+import { physicalCost, rowsPerToken, UNCALIBRATED, type ProgramWork } from '../physical-cost.js';
 import { workOf } from '../work.js';
 import { measureCollectives, type CollectiveFit } from './collectives.js';
 import { errorOf } from './fit.js';
@@ -78,10 +78,8 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
   const session = await TrainingSession.open(pkg, { ranks, weights: absent ? 'zero' : 'package' });
   try {
     const stage = stageOf(session, guess.pairs);
-    const maxDocument = pkg.manifest.maxDocument?.tokens ?? Infinity;
     const samples = await measureSamples(stage, guess, {
       degrees,
-      maxDocument,
       limitMs: 1000 * seconds * SHARES.samples,
       crowd,
       onSample: (share) => onProgress('micro-batches', SHARES.collectives + 0.05 + SHARES.samples * share),
@@ -100,7 +98,9 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
           degrees,
         },
       );
-    const fit = fitMicroBatches(samples.microBatches, priced({ ...local, launchUs: 0 }));
+    const fit = fitMicroBatches(samples.microBatches, priced({ ...local, launchUs: 0 }), (degree) =>
+      rowsPerToken(work, degree),
+    );
     const rate = normalised({ ...local, launchUs: 0 }, fit);
     const inWork = coefficientsOf({ ...fit, ...rate }, settleFactor(collectives, local));
     const withoutStep = priced(rate.cluster, inWork);
@@ -119,7 +119,7 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
       guessed(model, guess),
       degrees,
       Math.max(16, samples.mostPerRank / 2),
-      maxDocument,
+      stage.maxDocument,
     );
     const heldOut = await measureHeldOut(stage, { model, work: workModel }, plans, {
       limitMs: 1000 * seconds * SHARES.heldOut,
@@ -193,7 +193,11 @@ function withLinks(cluster: Cluster, collectives: readonly CollectiveFit[]): Clu
   const found = collectives.find(({ kind }) => kind === 'all-to-all');
   if (found === undefined) return cluster;
   const node = { gibPerSecond: found.gibPerSecond, latencyUs: found.latencyUs };
-  return { ...cluster, links: { node, network: cluster.nodes === 1 ? node : cluster.links.network } };
+  return {
+    ...cluster,
+    collectiveUs: found.callUs,
+    links: { node, network: cluster.nodes === 1 ? node : cluster.links.network },
+  };
 }
 
 /** Bytes of sums and gathers take this much longer than those of all-to-alls. */
@@ -211,10 +215,15 @@ function slower(
   coefficients: Calibration['coefficients'],
   factor: number,
 ): { cluster: Cluster; coefficients: Calibration['coefficients'] } {
-  const { microBatchMs, stepMs } = coefficients;
+  const { microBatchMs, stepMs, exchangeRowUs } = coefficients;
   return {
     cluster: slowerCluster(cluster, factor),
-    coefficients: { ...coefficients, microBatchMs: microBatchMs * factor, stepMs: stepMs * factor },
+    coefficients: {
+      ...coefficients,
+      microBatchMs: microBatchMs * factor,
+      stepMs: stepMs * factor,
+      exchangeRowUs: exchangeRowUs * factor,
+    },
   };
 }
 

@@ -16,9 +16,10 @@ export interface CollectiveSample {
   readonly ms: number;
 }
 
-/** `ms = messages · latency + volume / bandwidth`, see {@link collectiveTerms}. */
+/** `ms = call + messages · latency + volume / bandwidth`, see {@link collectiveTerms}. */
 export interface CollectiveFit {
   readonly kind: TimedKind;
+  readonly callUs: number;
   readonly latencyUs: number;
   /** 2³⁰ bytes a second that a rank sends. */
   readonly gibPerSecond: number;
@@ -26,10 +27,10 @@ export interface CollectiveFit {
   readonly samples: readonly CollectiveSample[];
 }
 
-/** Messages a rank sends, and bytes: all but what it keeps, twice where sums are scattered and then gathered. */
-export function collectiveTerms(kind: TimedKind, degree: number, bytes: number): [number, number] {
+/** The call, messages a rank sends, and bytes: all but what it keeps, twice where sums are scattered and then gathered. */
+export function collectiveTerms(kind: TimedKind, degree: number, bytes: number): [number, number, number] {
   const times = kind === 'all-reduce' ? 2 : 1;
-  return [times * (degree - 1), (times * bytes * (degree - 1)) / degree];
+  return [1, times * (degree - 1), (times * bytes * (degree - 1)) / degree];
 }
 
 const SIZES_BYTES = [2 ** 10, 2 ** 15, 2 ** 18, 2 ** 21];
@@ -124,9 +125,10 @@ function fitKind(kind: TimedKind, samples: readonly CollectiveSample[]): Collect
     measured: ms,
   }));
   const factors = fitFactors(rows);
-  const [latencyMs = 0, msPerByte = 0] = factors;
+  const [callMs = 0, latencyMs = 0, msPerByte = 0] = factors;
   return {
     kind,
+    callUs: 1000 * callMs,
     latencyUs: 1000 * latencyMs,
     gibPerSecond: 1000 / Math.max(msPerByte, 1e-12) / GIB,
     error: errorOf(rows.map(({ terms, measured }) => [dot(terms, factors), measured])),

@@ -12,33 +12,43 @@ interface MicroBatchFit {
   readonly attention: number;
   readonly exchange: number;
   readonly latency: number;
+  readonly exchangeRowUs: number;
   readonly microBatchMs: number;
   readonly error: FitError;
   /** By sample. */
   readonly predictedMs: readonly number[];
 }
 
-/** What a rank of a group does, by cause. The sum of the first four is `groupMs` without overlap. */
-export function termsOf(cost: DegreeCost, tokens: number, pairs: number): number[] {
+/**
+ * What a rank of a group does, by cause. The sum of the first four is `groupMs` without overlap.
+ * @param rows pieces of rows that it sends, a token
+ */
+function termsOf(cost: DegreeCost, { tokens, pairs }: MicroBatchSample, rows: number): number[] {
   return [
     cost.msPerToken * tokens,
     cost.msPerPair * pairs,
     cost.exchangeMsPerToken * tokens,
     cost.exchangeMs,
+    (rows * tokens) / 1000,
     1,
   ];
 }
 
 /** @param unit the package on the cluster whose rates the factors are relative to, all factors 1 */
-export function fitMicroBatches(samples: readonly MicroBatchSample[], unit: CostModel): MicroBatchFit {
+export function fitMicroBatches(
+  samples: readonly MicroBatchSample[],
+  unit: CostModel,
+  rowsPerToken: (degree: number) => number,
+): MicroBatchFit {
   const costs = new Map(unit.degrees.map((cost) => [cost.degree, cost]));
-  const rows = samples.map(({ degree, tokens, pairs, ms }) => ({
-    terms: termsOf(costs.get(degree)!, tokens, pairs),
-    measured: ms,
+  const rows = samples.map((sample) => ({
+    terms: termsOf(costs.get(sample.degree)!, sample, rowsPerToken(sample.degree)),
+    measured: sample.ms,
   }));
   const factors = fitFactors(rows);
   const predictedMs = rows.map(({ terms }) => dot(terms, factors));
-  const [compute = 1, attention = 1, exchange = 1, latency = 1, microBatchMs = 0] = factors;
+  const [compute = 1, attention = 1, exchange = 1, latency = 1, exchangeRowUs = 0, microBatchMs = 0] =
+    factors;
   // Alone, ranks exchange nothing: there was nothing to fit.
   const exchanged = rows.some(({ terms }) => terms[2]! > 0);
   return {
@@ -46,6 +56,7 @@ export function fitMicroBatches(samples: readonly MicroBatchSample[], unit: Cost
     attention,
     exchange: exchanged ? exchange : 1,
     latency: exchanged ? latency : 1,
+    exchangeRowUs,
     microBatchMs,
     error: errorOf(rows.map(({ measured }, i) => [predictedMs[i]!, measured])),
     predictedMs,
@@ -107,6 +118,7 @@ export function slowerCluster(cluster: Cluster, factor: number): Cluster {
     ...cluster,
     teraflopsPerRank: cluster.teraflopsPerRank / factor,
     launchUs: cluster.launchUs * factor,
+    collectiveUs: cluster.collectiveUs * factor,
     links: { node: slower(node), network },
   };
 }
@@ -130,6 +142,7 @@ export const coefficientsOf = (fit: MicroBatchFit, settle: number): Coefficients
   attention: fit.attention,
   exchange: fit.exchange,
   latency: fit.latency,
+  exchangeRowUs: fit.exchangeRowUs,
   microBatchMs: fit.microBatchMs,
   settle,
 });

@@ -15,8 +15,6 @@ export interface MicroBatchSample {
 export interface SampleOptions {
   /** Degrees to be measured. */
   readonly degrees: readonly number[];
-  /** Longest document the model allows. */
-  readonly maxDocument: number;
   readonly limitMs: number;
   /** Ranks over cores. */
   readonly crowd: number;
@@ -39,11 +37,13 @@ const SHORT_DOCUMENT = 128;
 const RESOLVED_MS = 12;
 const MOST_REPEATS = 12;
 const MOST_ROUNDS = 12;
+/** Micro-batches of each degree that are measured however long they take. */
+const ENOUGH = 3;
 const MOST_PER_RANK = 2 ** 16;
 /** Of the time there is, what the largest micro-batch may take. */
 const SHARE_OF_ONE = 1 / 30;
 /** On a machine that does other things, micro-batches may take this many times as long. */
-const BUSY_MACHINE = 4;
+const BUSY_MACHINE = 8;
 
 /** Every step begins with a small one: the first writes gradients, the others add to them. */
 interface Cell {
@@ -55,7 +55,7 @@ interface Cell {
 
 /**
  * Runs micro-batches of several degrees, sizes and mixes of lengths, round after round until the time is over; at
- * least one round. No two have the same tokens: ranks lay out their memory for each, as they do in training.
+ * least a few of each degree. No two have the same tokens: ranks lay out their memory for each, as they do in training.
  */
 export async function measureSamples(
   stage: Stage,
@@ -65,12 +65,9 @@ export async function measureSamples(
   const { degrees, limitMs } = options;
   const end = performance.now() + limitMs;
   for (const degree of degrees)
-    await stage.run([
-      lead(stage, degree),
-      shapeOf(stage, { degree, perRank: 64, length: options.maxDocument }, 1),
-    ]);
+    await stage.run([lead(stage, degree), shapeOf(stage, { degree, perRank: 64, length: Infinity }, 1)]);
   const mostPerRank = await findMost(stage, model, options);
-  const cells = cellsOf(model, options, mostPerRank);
+  const cells = cellsOf(options, mostPerRank);
   const begin = performance.now();
   const microBatches: MicroBatchSample[] = [];
   const alone: MicroBatchSample[] = [];
@@ -78,10 +75,11 @@ export async function measureSamples(
   const result = { microBatches, alone, steps, mostPerRank };
   const expected = new Map<Cell, number>();
   for (let round = 0; round < MOST_ROUNDS; round++) {
+    if (stage.world > 1) alone.push(await measureAlone(stage, mostPerRank, round));
     for (const [c, cell] of cells.entries()) {
       if (options.isStopped?.() === true) return result;
       const now = performance.now();
-      if (round > 0 && now > end) return result;
+      if ((round > 0 || c >= ENOUGH * degrees.length) && now > end) return result;
       const share = Math.min(1, (now - begin) / Math.max(1, end - begin));
       options.onSample?.(round === 0 ? share * ((c + 1) / cells.length) : share);
       const least = expected.get(cell) ?? RESOLVED_MS / 3;
@@ -95,7 +93,6 @@ export async function measureSamples(
       microBatches.push(sample);
       steps.push(step);
     }
-    if (stage.world > 1) alone.push(await measureAlone(stage, mostPerRank, round));
   }
   return result;
 }
@@ -103,17 +100,26 @@ export async function measureSamples(
 /** One rank at work. */
 async function measureAlone(stage: Stage, perRank: number, round: number): Promise<MicroBatchSample> {
   const shapes = [0, 1, 2].map((i) => ({
-    groups: [{ degree: 1, lengths: cutTokens(Math.ceil(perRank / 2) + 3 * i + round, SHORT_DOCUMENT) }],
+    groups: [
+      {
+        degree: 1,
+        lengths: cutTokens(
+          Math.ceil(perRank / 2) + 3 * i + round,
+          Math.min(stage.maxDocument, SHORT_DOCUMENT),
+        ),
+      },
+    ],
   }));
   return sampleOf(await stage.run([lead(stage, 1), ...shapes]), 1);
 }
 
 const lead = (stage: Stage, degree: number): MicroBatchShape =>
-  shapeOf(stage, { degree, perRank: LEAST_PER_RANK, length: LEAST_PER_RANK * degree }, 0);
+  shapeOf(stage, { degree, perRank: LEAST_PER_RANK, length: Infinity }, 0);
 
 /** As many groups as the ranks form, all alike. */
-function shapeOf({ world }: Stage, { degree, perRank, length }: Cell, jitter: number): MicroBatchShape {
-  const lengths = cutTokens(degree * perRank + jitter, length);
+function shapeOf({ world, maxDocument }: Stage, cell: Cell, jitter: number): MicroBatchShape {
+  const { degree, perRank, length } = cell;
+  const lengths = cutTokens(degree * perRank + jitter, Math.min(maxDocument, length));
   return { groups: Array.from({ length: Math.floor(world / degree) }, () => ({ degree, lengths })) };
 }
 
@@ -134,7 +140,7 @@ function sampleOf({ loads, microBatchMs }: MeasuredStep, degree: number): MicroB
  * there are: on a machine that is busy otherwise, sizes stay useful, and rounds become fewer.
  */
 async function findMost(stage: Stage, model: CostModel, options: SampleOptions): Promise<number> {
-  const { degrees, maxDocument, limitMs, isStopped, crowd } = options;
+  const { degrees, limitMs, isStopped, crowd } = options;
   const degree = degrees.at(-1);
   invariant(degree !== undefined, 'there is no degree to measure');
   for (let perRank = 4 * LEAST_PER_RANK; ; perRank *= 2) {
@@ -142,7 +148,7 @@ async function findMost(stage: Stage, model: CostModel, options: SampleOptions):
     if (!fits || perRank >= MOST_PER_RANK || isStopped?.() === true) return perRank;
     const { microBatchMs, metrics } = await stage.run([
       lead(stage, degree),
-      shapeOf(stage, { degree, perRank, length: maxDocument }, 1),
+      shapeOf(stage, { degree, perRank, length: Infinity }, 1),
     ]);
     const ms = Math.max(crowd * microBatchMs.at(-1)!, metrics.microBatches.at(-1)!.ms / BUSY_MACHINE);
     // The next is twice as long, or longer where attention decides.
@@ -150,19 +156,18 @@ async function findMost(stage: Stage, model: CostModel, options: SampleOptions):
   }
 }
 
-/** Small, middle and most tokens a rank; one long document, or many short ones. */
-function cellsOf(model: CostModel, { degrees, maxDocument }: SampleOptions, most: number): readonly Cell[] {
-  const sizes = [
-    ...new Set([LEAST_PER_RANK, Math.round(Math.sqrt(LEAST_PER_RANK * most)), Math.round(most / 2), most]),
-  ];
-  return degrees.flatMap((degree) =>
-    sizes.flatMap((perRank) => {
-      const lengths = new Set(
-        [degree * perRank + 64, SHORT_DOCUMENT].map((length) => Math.min(maxDocument, length)),
-      );
-      return [...lengths]
-        .filter((length) => length <= degree * perRank + 64)
-        .map((length) => ({ degree, perRank, length }));
-    }),
+/**
+ * Few, most and middling tokens a rank; one long document, or many short ones. All degrees take turns, and what tells
+ * most comes first, in case the time is over before the end.
+ */
+function cellsOf({ degrees }: SampleOptions, most: number): readonly Cell[] {
+  const middle = Math.round(Math.sqrt(LEAST_PER_RANK * most));
+  const sizes = [...new Set([LEAST_PER_RANK, most, middle, Math.round(most / 2)])];
+  return sizes.flatMap((perRank) =>
+    [Infinity, SHORT_DOCUMENT].flatMap((longest) =>
+      degrees
+        .filter((degree) => longest < degree * perRank || longest === Infinity)
+        .map((degree) => ({ degree, perRank, length: longest })),
+    ),
   );
 }

@@ -18,6 +18,8 @@ export interface MeasuredStep {
 /** Runs micro-batches of made-up documents on the ranks of a session, whose weights stay as they are. */
 export interface Stage {
   readonly world: number;
+  /** Longest document that the model allows. */
+  readonly maxDocument: number;
   run(shapes: readonly MicroBatchShape[]): Promise<MeasuredStep>;
 }
 
@@ -29,6 +31,7 @@ export function stageOf(session: TrainingSession, pairs: (length: number) => num
   let step = 0;
   return {
     world,
+    maxDocument: manifest.maxDocument?.tokens ?? Infinity,
     run: async (shapes) => {
       const plan = shapes.map((shape) => microBatchOf(shape, world, manifest.maxDegree, document));
       const cpuFrom = process.cpuUsage();
