@@ -80,7 +80,10 @@ export function startPlans(
   for (const one of chosen) {
     if (drafts.length > 0 && stop()) break;
     const least = Math.max(one.rest.length > 0 ? 1 : 0, Math.ceil(one.restTokens / capacity));
-    drafts.push(completeEvenly(context, one, one.restTokens > 0.97 * least * capacity ? least + 1 : least));
+    // Where memory is nearly full, one micro-batch more is safe; without it a search may find room for what is left.
+    const tight = one.restTokens > 0.97 * least * capacity;
+    if (tight) drafts.push(completeEvenly(context, one, least + 1));
+    if (!tight || drafts.length < TIGHT_TRIES) drafts.push(completeEvenly(context, one, least));
     if (one === first) for (const more of [0, 1]) drafts.push(completeByRuns(context, one, least + more));
   }
   return drafts.sort(byMs);
@@ -136,6 +139,9 @@ function survivors(context: Context, candidates: readonly Candidate[], many: num
   }
   return fronts;
 }
+
+/** Plans so far beyond which no more are tried that memory is nearly too small for. */
+const TIGHT_TRIES = 4;
 
 /** How long the longest item, or the two longest in one group, take in groups of several sizes. */
 function dictatedMs({ tables, items }: Context, rest: Int32Array): readonly number[] {
