@@ -4,6 +4,7 @@ import path from 'node:path';
 import { UserError } from '../../errors.js';
 import { explainReadError } from '../../files/fs-errors.js';
 import { SafetensorsReader } from '../../files/safetensors.js';
+import { NO_ID } from '../../ir/ops/distillation.js';
 import type { LossEntry } from '../../package/manifest.js';
 import type { Teacher } from './document.js';
 import { shown } from './fields.js';
@@ -159,7 +160,7 @@ function storedRows(reader: SafetensorsReader, ids: unknown, logits: unknown, at
 /** The K largest logits of each row, largest first, and their ids; −1 where a row has fewer. */
 function keepLargest(rows: Rows, tokens: number, { classes, distillation }: LossEntry, at: string): Teacher {
   const width = distillation!.topK;
-  const kept = { ids: new Int32Array(tokens * width).fill(-1), logits: new Float32Array(tokens * width) };
+  const kept = { ids: new Int32Array(tokens * width).fill(NO_ID), logits: new Float32Array(tokens * width) };
   for (let token = 0; token < tokens; token++) {
     const { ids, logits } = rows.row(token);
     const row = checkedRow(ids, logits, token, classes, at);

@@ -2,14 +2,23 @@ import type { onnx } from 'onnx-proto';
 import { describe, expect, test } from 'vitest';
 import { chooseLoss } from '../../../src/compile/loss.js';
 import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
-import { importOnnx } from '../../../src/ir/onnx/import/import.js';
+import { inputName } from '../../../src/ir/graph.js';
+import { interpret, meshOf } from '../../../src/ir/interpret.js';
+import { importOnnx, type Imported } from '../../../src/ir/onnx/import/import.js';
+import { tensor } from '../../../src/ir/ops/define.js';
 import { pooledToken, type Pool } from '../../../src/ir/pooled.js';
+import { constantOf } from '../../../src/ir/size.js';
+import { packDocuments } from '../../../src/runtime/data/pack.js';
 import { encode, floats, put, raw, temporaryFolder } from './build.js';
 
 const folder = temporaryFolder();
 
 type Attributes = Readonly<Record<string, number | string | readonly number[]>>;
 type Node = readonly [op: string, inputs: string, output: string, attributes?: Attributes];
+
+const TABLE = Array.from({ length: 16 }, (_, i) => ((7 * i) % 16) / 8 - 1);
+const HEAD_WEIGHT = [1, 2, 3, 4, 5, 6];
+const WIDE = Array.from({ length: 12 }, (_, i) => i);
 
 const attributesOf = (given: Attributes): onnx.IAttributeProto[] =>
   Object.entries(given).map(([name, value]) =>
@@ -50,12 +59,12 @@ function importNodes(
       }),
     ),
     initializers: [
-      { name: 'table', dims: [8, 2], dataType: 1, rawData: raw(Array.from({ length: 16 }, Math.sqrt)) },
-      { name: 'head', dims: [2, 3], dataType: 1, rawData: raw([1, 2, 3, 4, 5, 6]) },
+      { name: 'table', dims: [8, 2], dataType: 1, rawData: raw(TABLE) },
+      { name: 'head', dims: [2, 3], dataType: 1, rawData: raw(HEAD_WEIGHT) },
       { name: 'narrow', dims: [2, 1], dataType: 1, rawData: raw([1, 2]) },
       { name: 'bias', dims: [1], dataType: 1, rawData: raw([0]) },
       { name: 'tiny', dims: [], dataType: 1, rawData: raw([1e-9]) },
-      { name: 'wide', dims: [4, 3], dataType: 1, rawData: raw(Array.from({ length: 12 }, (_, i) => i)) },
+      { name: 'wide', dims: [4, 3], dataType: 1, rawData: raw(WIDE) },
       integers('zero', [0], []),
       integers('one', [1], []),
       integers('special', [3], []),
@@ -83,9 +92,51 @@ const MASK: readonly Node[] = [
   ['ReduceSum', 'ones axis1', 'count', { keepdims: 0 }],
 ];
 
+/** Logits of packed documents at their tokens, [tokens][classes], by the reference interpreter. */
+function logitsOf({ graph }: Imported, documents: readonly (readonly number[])[]): number[][] {
+  const row = packDocuments(
+    documents.map((ids) => ({
+      ids: Int32Array.from(ids),
+      labels: new Int32Array(ids.length),
+      origin: 'test',
+    })),
+  );
+  const weights = new Map([
+    ['table', TABLE],
+    ['head', HEAD_WEIGHT],
+    ['wide', WIDE],
+  ]);
+  const shapes = new Map(graph.inputs.map((v) => [inputName(v), v.type.dims.map((d) => constantOf(d.size))]));
+  const outputs = interpret(
+    graph,
+    meshOf([1], () => new Map([['S', row.tokens.length]])),
+    (name) => {
+      const data = weights.get(name) ?? (row as unknown as Record<string, Int32Array>)[name]!;
+      return tensor(
+        shapes.get(name)!.map((size) => size ?? row.tokens.length),
+        data,
+      );
+    },
+  );
+  const { data } = outputs.get('logits')![0]!;
+  return Array.from(row.tokens, (_, t) => Array.from(data.subarray(3 * t, 3 * t + 3)));
+}
+
+/** Σ weight(position) · x over a document. */
+const weighted = (ids: readonly number[], weight: (t: number) => number): number[] =>
+  [0, 1].map((i) => ids.reduce((sum, id, t) => sum + weight(t) * TABLE[2 * id + i]!, 0));
+
+const timesHead = (x: readonly number[], head: readonly number[]): number[] =>
+  [0, 1, 2].map((j) => x.reduce((sum, value, i) => sum + value * head[3 * i + j]!, 0));
+
 describe('the mean over a document', () => {
-  test.each<[string, readonly Node[]]>([
-    ['as one node', [['ReduceMean', 'x axis1', 'pooled', { keepdims: 0 }], HEAD]],
+  const n = (ids: readonly number[]): number => ids.length;
+  test.each<[string, readonly Node[], (ids: readonly number[]) => number[]]>([
+    [
+      'as one node',
+      [['ReduceMean', 'x axis1', 'pooled', { keepdims: 0 }], HEAD],
+      (ids) => weighted(ids, () => 1 / n(ids)),
+    ],
     [
       'as a sum under a mask',
       [
@@ -96,6 +147,7 @@ describe('the mean over a document', () => {
         ['Div', 'sum clipped', 'pooled'],
         HEAD,
       ],
+      (ids) => weighted(ids, () => 1 / n(ids)),
     ],
     [
       'by the root of its length',
@@ -106,6 +158,25 @@ describe('the mean over a document', () => {
         ['Div', 'sum root', 'pooled'],
         HEAD,
       ],
+      (ids) => weighted(ids, () => 1 / Math.sqrt(n(ids))),
+    ],
+    [
+      'with weights that grow with the position',
+      [
+        ['Shape', 'x', 'shape'],
+        ['Gather', 'shape one', 'length', { axis: 0 }],
+        ['Add', 'length one', 'end'],
+        ['Range', 'one end one', 'range'],
+        ['Cast', 'range', 'rising', { to: 1 }],
+        ['Unsqueeze', 'rising axis1', 'column'],
+        ['Expand', 'column shape', 'weights'],
+        ['Mul', 'x weights', 'weighted'],
+        ['ReduceSum', 'weighted axis1', 'sum', { keepdims: 0 }],
+        ['ReduceSum', 'weights axis1', 'total', { keepdims: 0 }],
+        ['Div', 'sum total', 'pooled'],
+        HEAD,
+      ],
+      (ids) => weighted(ids, (t) => (t + 1) / ((n(ids) * (n(ids) + 1)) / 2)),
     ],
     [
       'beside the first token',
@@ -115,11 +186,22 @@ describe('the mean over a document', () => {
         ['Concat', 'start mean', 'pooled', { axis: 1 }],
         ['MatMul', 'pooled wide', 'logits'],
       ],
+      (ids) => [...weighted(ids.slice(0, 1), () => 1), ...weighted(ids, () => 1 / n(ids))],
     ],
-  ])('%s', async (name, nodes) => {
-    const { graph, pool } = await importNodes(nodes);
-    expect(pool?.kind).toBe(name === 'beside the first token' ? 'first' : 'mean');
+  ])('%s', async (name, nodes, expected) => {
+    const imported = await importNodes(nodes);
+    const { graph, pool } = imported;
+    const beside = name === 'beside the first token';
+    expect(pool?.kind).toBe(beside ? 'first' : 'mean');
     expect(graph.outputs[0]!.value.type.dims.map(({ size }) => size.key)).toEqual(['S', '3']);
+    const documents = [[3, 1, 4], [5], [2, 6, 5, 3, 7, 0]];
+    const found = logitsOf(imported, documents);
+    let start = 0;
+    for (const ids of documents) {
+      const own = timesHead(expected(ids), beside ? WIDE : HEAD_WEIGHT);
+      found[start]!.forEach((logit, j) => expect(Math.abs(logit - own[j]!)).toBeLessThan(1e-10));
+      start += ids.length;
+    }
   });
 
   test('a maximum is refused by name', async () => {
