@@ -134,6 +134,7 @@ function report(calibration: Calibration, { out: file, json }: Options): void {
       ['micro-batch', ms(coefficients.microBatchMs), 'each, whatever its tokens'],
       ['step', ms(coefficients.stepMs), 'each, beside its micro-batches'],
       ['sharing', `${coefficients.sharing.toFixed(2)} ×`, 'as fast where others have nothing to do'],
+      ['clock', `${measured.elapsed.toFixed(2)} ×`, 'as long as the work on the cores there are'],
     ]),
   ]);
   section('Fits', fitLines(measured));

@@ -32,6 +32,22 @@ describe('the FLOPs of a package', () => {
     expect(work).toMatchObject({ attention: 'causal', heads: 4, kvHeads: 4, exchanges: 4 * layers });
   });
 
+  it('leave out what only travels: parameters sharded over the world are gathered in every micro-batch', async () => {
+    const whole = await packageOf('gpt2');
+    const chosen = whole.manifest.parameters.find(
+      ({ shape, tiedTo }) => shape.length === 2 && tiedTo === undefined,
+    )!;
+    const pkg = await compiledModel(folder, 'gpt2', { passes: { zero: { shard: [chosen.name] } } });
+    const [sharded, plain] = [workOf(pkg, 4), workOf(whole, 4)];
+    expect([plain.gatherBytes, plain.gathers]).toEqual([0, 0]);
+    const bytes = chosen.shape.reduce((n, d) => n * d, 4);
+    expect(sharded.gathers).toBeGreaterThan(0);
+    // Gathered whole for forward, perhaps again for backward; its gradient is scattered.
+    expect(sharded.gatherBytes % bytes).toBe(0);
+    expect(sharded.gatherBytes).toBeGreaterThanOrEqual(2 * bytes);
+    expect(sharded.flopsPerToken).toBe(plain.flopsPerToken);
+  });
+
   it('count gated MLPs and shared K/V heads: llama', async () => {
     const work = workOf(await packageOf('llama-ids'), 4);
     const [layers, hidden, inner, kv, vocabulary] = [2, 64, 128, 16, 512];

@@ -104,14 +104,16 @@ export async function calibrate(pkg: Package, options: CalibrateOptions): Promis
     const rate = normalised({ ...local, launchUs: 0 }, fit);
     const inWork = coefficientsOf({ ...fit, ...rate }, settleFactor(collectives, local));
     const withoutStep = priced(rate.cluster, inWork);
+    // Earlier steps also compile what later ones find compiled.
+    const warm = samples.steps.slice(Math.floor(samples.steps.length / 2));
     // What is not known to be traffic of the world is a constant.
-    const stepMs = Math.max(0, stepWorkMs(samples.steps, withoutStep) - withoutStep.stepMs);
+    const stepMs = Math.max(0, stepWorkMs(warm, withoutStep) - withoutStep.stepMs);
     const workCoefficients = { ...inWork, stepMs };
     const alone = aloneFactor(samples.alone, priced(rate.cluster, workCoefficients));
     const workModel = priced(rate.cluster, { ...workCoefficients, sharing: alone });
     const sharing = Math.min(ranks, crowd * alone);
     const shared = slower(rate.cluster, { ...workCoefficients, sharing }, crowd);
-    const elapsed = elapsedOver(samples.steps, priced(shared.cluster, shared.coefficients));
+    const elapsed = elapsedOver(warm, priced(shared.cluster, shared.coefficients));
     const { cluster: measured, coefficients } = slower(shared.cluster, shared.coefficients, elapsed);
     const model = priced(measured, coefficients);
 
