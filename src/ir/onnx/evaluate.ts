@@ -10,7 +10,15 @@ import { openedModel } from './decode.js';
 import { codeOfDtype } from './dtype.js';
 import { encodeNode } from './encode-node.js';
 import { bodyReads } from './inline.js';
-import type { OnnxDtype, OnnxInitializer, OnnxModel, OnnxNode, TensorData, TensorValue } from './model.js';
+import type {
+  OnnxDtype,
+  OnnxFunction,
+  OnnxInitializer,
+  OnnxModel,
+  OnnxNode,
+  TensorData,
+  TensorValue,
+} from './model.js';
 import { concat, encodeField, encodeString, encodeVarintField } from './wire.js';
 
 export interface EvaluateOptions {
@@ -171,7 +179,12 @@ function checkBounds(model: OnnxModel, subgraph: Subgraph, maxBytes: number, max
   const preamble = openedModel(model).scanned.preamble.reduce((sum, { tagAt, end }) => sum + end - tagAt, 0);
   if (preamble > maxBytes) refuse(`carries ${preamble} bytes of local functions, more than ${maxBytes}`);
   const byName = new Map(constants.map((tensor) => [tensor.name, tensor]));
-  const calls = nodes.some((node) => model.functions.some((item) => item.name === node.opType));
+  const called = functionTable(model);
+  const calls = nodes.some((node) => called(node) !== undefined);
+  if (calls && model.functions.length > MAX_FUNCTIONS)
+    refuse(`calls some of ${model.functions.length} local functions, more than ${MAX_FUNCTIONS}`);
+  if (calls && unfoldedNodes(called, nodes) > maxNodes)
+    refuse(`has more than ${maxNodes} nodes once its local functions are put in`);
   const bodies = calls ? model.functions.flatMap((item) => item.nodes) : [];
   for (const node of [...nodes, ...bodies]) {
     if (REFUSED_OPS.has(node.opType)) refuse(`has control flow (${node.opType} node ${node.name})`);
@@ -215,6 +228,36 @@ function encodeSubgraph(
     ...scanned.preamble.map(({ tagAt, end }) => source.slice(tagAt, end)),
     encodeField(7, concat(parts)),
   ]);
+}
+
+/** onnxruntime puts functions in without end, when they double at each call. */
+const MAX_FUNCTIONS = 500;
+
+type Called = (node: OnnxNode) => OnnxFunction | undefined;
+
+/** The local function that a node calls. */
+function functionTable({ functions }: OnnxModel): Called {
+  const table = new Map(functions.map((item) => [`${item.domain}:${item.name}`, item]));
+  return ({ domain, opType }) => table.get(`${domain}:${opType}`);
+}
+
+/** Nodes that are left once local functions are put in: endless for those that call themselves. */
+function unfoldedNodes(calledBy: Called, nodes: readonly OnnxNode[]): number {
+  const known = new Map<OnnxFunction, number>();
+  const count = (list: readonly OnnxNode[]): number =>
+    list.reduce((sum, node) => {
+      const called = calledBy(node);
+      return sum + (called === undefined ? 1 : sizeOf(called));
+    }, 0);
+  const sizeOf = (called: OnnxFunction): number => {
+    const size = known.get(called);
+    if (size !== undefined) return size;
+    known.set(called, Infinity);
+    const own = count(called.nodes);
+    known.set(called, own);
+    return own;
+  };
+  return count(nodes);
 }
 
 function encodeInitializer(tensor: OnnxInitializer): Uint8Array {

@@ -1,4 +1,7 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import onnxProto from 'onnx-proto';
 import { describe, expect, test } from 'vitest';
 import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
 import { createEvaluator, evaluateSubgraph, subgraphOf } from '../../../src/ir/onnx/evaluate.js';
@@ -90,3 +93,46 @@ test('bounds are kept, and onnxruntime’s refusals are one line', async () => {
     message: expect.stringMatching(/onnxruntime refuses/) as string,
   });
 });
+
+test.each([
+  ['double', (before: string) => [call(before, 'x', 'a'), call(before, 'a', 'y')]],
+  ['call themselves', (_: string, own: string) => [call(own, 'x', 'y')]],
+])('local functions that %s are not given to onnxruntime', async (_, bodyOf) => {
+  const functions = Array.from({ length: 64 }, (_, i) => ({
+    name: `f${i}`,
+    domain: 'local',
+    input: ['x'],
+    output: ['y'],
+    opsetImport: [{ domain: '', version: 20 }],
+    node: i === 0 ? [{ opType: 'Identity', input: ['x'], output: ['y'] }] : bodyOf(`f${i - 1}`, `f${i}`),
+  }));
+  const folder = mkdtempSync(join(tmpdir(), 'ithaca-functions-'));
+  try {
+    const file = join(folder, 'model.onnx');
+    const info = { name: 'in', type: { tensorType: { elemType: 7, shape: { dim: [{ dimValue: 1 }] } } } };
+    const proto = {
+      irVersion: 9,
+      opsetImport: [
+        { domain: '', version: 20 },
+        { domain: 'local', version: 1 },
+      ],
+      functions,
+      graph: {
+        name: 'g',
+        input: [info],
+        output: [{ ...info, name: 'out' }],
+        node: [call('f63', 'in', 'out')],
+      },
+    };
+    writeFileSync(file, onnxProto.onnx.ModelProto.encode(proto).finish());
+    const model = readOnnxModel(file, { weights: true });
+    const feeds = new Map([['in', ints([1], () => 1)]]);
+    await expect(evaluateSubgraph(model, ['out'], feeds)).rejects.toThrow(/once its local functions/);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+function call(opType: string, input: string, output: string) {
+  return { opType, domain: 'local', name: `${opType}/${output}`, input: [input], output: [output] };
+}
