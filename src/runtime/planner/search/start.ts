@@ -8,6 +8,8 @@ import { loadMs, type DegreeTables } from './tables.js';
 /** How much a search for first plans may cost. */
 export interface StartOptions {
   readonly beam?: number;
+  /** Times for a micro-batch that are tried. */
+  readonly times?: number;
   /** Micro-batches whose length a long sequence dictates. */
   readonly depth?: number;
   /** Fronts whose rest is packed. */
@@ -46,7 +48,14 @@ interface Context {
   /** Tokens that a micro-batch holds. */
   readonly capacity: number;
   readonly rounds: number;
+  readonly times: number;
 }
+
+/** Few sequences are planned in a process that just started, where looking less far is faster; many take longer anyway. */
+const effortFor = ({ count }: Items): Required<StartOptions> =>
+  count <= 1024
+    ? { beam: 3, times: 3, depth: 5, completed: 7, rounds: 4, stop: () => false }
+    : { beam: 4, times: 5, depth: 6, completed: 8, rounds: 4, stop: () => false };
 
 /**
  * First plans, best first. The longest sequence that is left dictates how long a micro-batch takes: some degree's
@@ -54,14 +63,11 @@ interface Context {
  * fits, so that short sequences fill what the long ones leave idle; then the longest of the rest dictates. A beam
  * keeps the most promising fronts; their rests are spread over micro-batches of equal length.
  */
-export function startPlans(
-  tables: DegreeTables,
-  items: Items,
-  { beam = 4, depth = 6, completed = 8, rounds = 4, stop = () => false }: StartOptions = {},
-): readonly Draft[] {
+export function startPlans(tables: DegreeTables, items: Items, options: StartOptions = {}): readonly Draft[] {
+  const { beam, depth, completed, rounds, times, stop } = { ...effortFor(items), ...options };
   const last = tables.size.length - 1;
   const capacity = (tables.capacity[last]! / tables.size[last]!) * tables.ranks;
-  const context: Context = { tables, items, packer: createPacker(tables, items), capacity, rounds };
+  const context: Context = { tables, items, packer: createPacker(tables, items), capacity, rounds, times };
   const all = allItems(items);
   const restTokens = items.tokens.reduce((a, b) => a + b, 0);
   const first: Front = { before: undefined, dealt: undefined, rest: all, restTokens, ms: 0, outlook: 0 };
@@ -144,12 +150,12 @@ function survivors(context: Context, candidates: readonly Candidate[], many: num
 const TIGHT_TRIES = 4;
 
 /** How long the longest item, or the two longest in one group, take in groups of several sizes. */
-function dictatedMs({ tables, items }: Context, rest: Int32Array): readonly number[] {
+function dictatedMs({ tables, items, times }: Context, rest: Int32Array): readonly number[] {
   const [longest, next] = rest;
   const limits: number[] = [];
   if (longest === undefined) return limits;
   let previous = 0;
-  for (let k = 0; k < tables.size.length && limits.length < 5; k++) {
+  for (let k = 0; k < tables.size.length && limits.length < times; k++) {
     let tokens = items.tokens[longest]!;
     // Degrees a little apart dictate about the same time.
     if (tokens > tables.capacity[k]! || tables.size[k]! < 1.4 * previous) continue;
