@@ -17,8 +17,8 @@ import type { Result, Task } from './outcome.js';
 
 /** A message must fit on a line, and a terminal must survive it. */
 // eslint-disable-next-line no-control-regex
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
-const MAX_MESSAGE = 4000;
+export const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
+export const MAX_MESSAGE = 4000;
 
 export async function compileCase(task: Task, onStage: (stage: string) => void): Promise<Result> {
   const file = path.join(task.folder, 'model.onnx');

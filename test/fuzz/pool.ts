@@ -22,7 +22,7 @@ export const MAX_CPU_MS = 10_000;
 const MAX_WALL_MS = 300_000;
 const POLL_MS = 50;
 /** A child is replaced now and then: native memory is not returned. */
-const MAX_RUNS = 400;
+const MAX_RUNS = 1000;
 const CLOCK_TICK_MS = 10;
 
 interface Usage {
