@@ -10,6 +10,7 @@ import { whyCollective } from './exchange.js';
 import { flopsOf } from './flops.js';
 import { repeatedNodes } from './repeated.js';
 import { sectionsOf, type Section } from './layers.js';
+import { lossText } from './loss.js';
 
 /** A program, and the graph of its text. */
 export interface ReportProgram {
@@ -24,6 +25,7 @@ export type ReportManifest = Pick<
   | 'source'
   | 'ithaca'
   | 'vocabulary'
+  | 'loss'
   | 'maxDegree'
   | 'maxDocument'
   | 'recognized'
@@ -160,6 +162,7 @@ function modelOf(manifest: ReportManifest): object {
     source,
     ithaca,
     vocabulary,
+    loss: { kind: manifest.loss.kind, detail: lossText(manifest.loss).slice(manifest.loss.kind.length + 2) },
     maxDegree,
     maxDocument,
     // Pairs, because an object with a key such as __proto__ would lose it.

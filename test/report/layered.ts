@@ -110,6 +110,7 @@ function manifestOf(graph: Graph, layers: number): ReportManifest {
     name: '',
     source: { file: 'layered.onnx', sha256: '0'.repeat(64), bytes: 1 },
     vocabulary: 128,
+    loss: { kind: 'next-token', classes: 128 },
     maxDegree: 8,
     maxDocument: { tokens: 8192, reason: 'this test says so' },
     parameters: graph.inputs

@@ -21,6 +21,7 @@ function header() {
       `${plural(model.parameters.length, 'tensor')}, ${countText(elements(trained))} trained`,
     ],
     ['vocabulary', countText(model.vocabulary), ''],
+    ['loss', model.loss.kind, model.loss.detail],
     ['degrees', `1–${model.maxDegree}`, 'ranks a sequence'],
     [
       'documents',
