@@ -128,7 +128,9 @@ export async function measureHeldOut(
   for (let round = 0; round < REPEATS; round++)
     for (const [p, { shapes }] of plans.entries()) {
       if (options.isStopped?.() === true || (round > 0 && performance.now() > end)) break;
-      const { loads, ms, microBatchMs } = await stage.run(shapes);
+      const { loads, ms, microBatchMs } = await stage.run(
+        shapes.map((shape) => changed(shape, round, stage.maxDocument)),
+      );
       times[p]!.ms.push(ms);
       times[p]!.work.push(microBatchMs.reduce((sum, one) => sum + one, 0));
       predicted[p] = {
@@ -154,6 +156,14 @@ export async function measureHeldOut(
         ],
   );
 }
+
+/** Groups of a few more or fewer tokens: ranks lay out memory for each size anew, as they do in training. */
+const changed = ({ groups }: MicroBatchShape, by: number, maxDocument: number): MicroBatchShape => ({
+  groups: groups.map(({ degree, lengths: [first = 0, ...others] }) => ({
+    degree,
+    lengths: [first + by <= maxDocument ? first + by : Math.max(1, first - by), ...others],
+  })),
+});
 
 /** Of the rank that works longest. */
 const workMs = (groups: readonly Load[], model: CostModel): number =>

@@ -38,7 +38,7 @@ const RESOLVED_MS = 12;
 const MOST_REPEATS = 12;
 const MOST_ROUNDS = 12;
 /** Micro-batches of each degree that are measured however long they take. */
-const ENOUGH = 3;
+const ENOUGH = 5;
 const MOST_PER_RANK = 2 ** 16;
 /** Of the time there is, what the largest micro-batch may take. */
 const SHARE_OF_ONE = 1 / 30;
