@@ -186,6 +186,8 @@ const Attention: OnnxOp = {
   values: [0, 1, 2, 3, 5],
   infer: (ctx) => {
     refuseOperands(ctx, { 4: 'a KV cache', 6: 'a KV cache' });
+    if (ctx.operand(0).dims.length !== 3)
+      ctx.fail('reads no [batch, tokens, hidden]', 'export the model again');
     if (ctx.int('do_rotary', 0) === 1)
       ctx.fail('rotates without a table', 'export without runtime-specific fusions (optimize=False)');
     const { dtype, dims } = ctx.operand(0);
@@ -217,7 +219,7 @@ function headWidths(ctx: OpContext): readonly [number, number, number] {
   const total = constantDim(ctx, ctx.operand(1).dims[1], 'the width of its weight');
   const given = ctx.intList('qkv_hidden_sizes') ?? [total / 3, total / 3, total / 3];
   const widths = given.map((width) => width / ctx.int('num_heads', 0));
-  if (given.length !== 3 || given.reduce((a, b) => a + b) !== total || !widths.every(Number.isInteger))
+  if (given.length !== 3 || given.reduce((a, b) => a + b, 0) !== total || !widths.every(Number.isInteger))
     ctx.fail(`splits ${total} columns into [${given.join(', ')}] over ${ctx.int('num_heads', 0)} heads`);
   return widths as unknown as readonly [number, number, number];
 }
@@ -226,7 +228,7 @@ function headWidths(ctx: OpContext): readonly [number, number, number] {
 const EmbedLayerNormalization: OnnxOp = {
   infer: (ctx) => {
     const [ids, words] = [ctx.operand(0), ctx.operand(2)];
-    const dims = [...ids.dims, words.dims[1]!];
+    const dims = [...ids.dims, constantSize(constantDim(ctx, words.dims[1], 'the width of its table'))];
     return [
       { dtype: words.dtype, dims },
       { dtype: 'i32', dims: ids.dims.slice(0, 1) },
