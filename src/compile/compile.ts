@@ -278,7 +278,6 @@ function manifestOf(from: ManifestSources): Manifest {
     loss: from.loss,
     ...(tokenTypes === undefined ? {} : { tokenTypes }),
     ...(from.imported.padding === undefined ? {} : { padding: [...from.imported.padding] }),
-    ...(from.imported.padding === undefined ? {} : { padding: [...from.imported.padding] }),
     maxDegree: maxDegreeOf(from.train),
     ...(Number.isFinite(limit) ? { maxDocument: { tokens: limit, reason } } : {}),
     parameters,
