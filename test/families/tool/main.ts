@@ -13,6 +13,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
+import { format, resolveConfig } from 'prettier';
 import { allCases, caseName, type Case } from './cases.js';
 import { checkFamily, type Outcome } from './check.js';
 import { familiesPage } from './page.js';
@@ -78,8 +79,9 @@ function madeOf(folder: string): Pick<Row, 'opset'> & Partial<Pick<Row, 'attenti
 }
 
 /** Of this build of ithaca; kept beside the export until it is deleted. */
-async function outcomeOf(folder: string): Promise<Row['outcome']> {
-  const kept = path.join(folder, 'outcome.json');
+async function outcomeOf(folder: string, keep = folder): Promise<Row['outcome']> {
+  const kept = path.join(keep, 'outcome.json');
+  mkdirSync(keep, { recursive: true });
   if (existsSync(kept)) return JSON.parse(readFileSync(kept, 'utf8')) as Row['outcome'];
   const outcome = stored(await checkFamily(folder), folder);
   writeFileSync(kept, JSON.stringify(outcome));
@@ -100,7 +102,7 @@ function stored(outcome: Outcome, folder: string): Row['outcome'] {
 }
 
 /** Exports that are kept with the project. */
-async function fixtureRows(): Promise<readonly Row[]> {
+async function fixtureRows(work: string): Promise<readonly Row[]> {
   const rows: Row[] = [];
   const families = path.join(root, 'test/families');
   for (const fixture of readdirSync(families)) {
@@ -113,8 +115,7 @@ async function fixtureRows(): Promise<readonly Row[]> {
       attention = 'eager',
       inputs = 'ids+mask',
     } = JSON.parse(readFileSync(path.join(folder, 'oracle.json'), 'utf8')) as Partial<Row>;
-    const outcome = stored(await checkFamily(folder), folder);
-    console.log(`${fixture}: ${outcome.result}`);
+    const outcome = await outcomeOf(folder, path.join(work, `fixture--${fixture}`));
     rows.push({ family, exporter, opset, attention, inputs, fixture, outcome });
   }
   return rows;
@@ -142,7 +143,7 @@ const program = new Command()
     const results = resultsSchema.parse({
       torch: version('torch'),
       transformers: version('transformers'),
-      rows: [...rows, ...(await fixtureRows())],
+      rows: [...rows, ...(await fixtureRows(work))],
     });
     writeFileSync(
       path.join(root, 'test/families/results.json'),
