@@ -13,7 +13,6 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { format, resolveConfig } from 'prettier';
 import { allCases, caseName, type Case } from './cases.js';
 import { checkFamily, type Outcome } from './check.js';
 import { familiesPage } from './page.js';
