@@ -17,7 +17,8 @@ of a Hugging Face model type (torch ${torch}, transformers ${transformers}; rand
 
 **trains**: on 1 rank and on 4 in one group, the loss is within ${LOSS_BAR} of PyTorch's and every gradient within ${GRADIENT_BAR}
 (‖g − g′‖ / ‖g‖, the worst parameter, shown here); three AdamW steps give the same losses on both, and ONNX Runtime computes the
-trained loss from the exported file. **refused**: the message that \`ithaca compile\` gives. **not exported**: the exporter failed.
+trained loss from the exported file, unless it has no kernel for one of its operations (as falcon-alibi's products in bfloat16).
+**refused**: the message that \`ithaca compile\` gives. **not exported**: the exporter failed.
 
 ${families.size} families, ${trained.size} of them train; ${rows.length} exports: ${count('trains')} train, ${count('refused')} are refused, ${count('wrong')} are wrong, ${count('not exported')} were not exported.
 
