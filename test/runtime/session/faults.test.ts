@@ -12,7 +12,8 @@ const { folder, remove } = packageFolder();
 afterAll(remove);
 const graph = tinyGraph();
 let written: Promise<Package> | undefined;
-const tiny = (): Promise<Package> => (written ??= writeGraph(folder, graph, randomParameters(graph)));
+const tiny = (): Promise<Package> =>
+  (written ??= writeGraph(folder, graph, randomParameters(graph), 1, [10]));
 
 let session: TrainingSession | undefined;
 afterEach(async () => {

@@ -52,6 +52,8 @@ export async function writeGraph(
   graph: Graph,
   parameters: ReadonlyMap<string, Tensor>,
   zeroStage: 0 | 1 = 1,
+  /** Ids that the model does not give a position. */
+  padding: readonly number[] = [],
 ): Promise<Package> {
   const optimizer = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1, zeroStage };
   const train = trainGraph(graph);
@@ -92,7 +94,7 @@ export async function writeGraph(
       vocabulary: 11,
       loss: { kind: 'next-token', classes: 11 },
       maxDegree: 4,
-      padding: [10],
+      ...(padding.length === 0 ? {} : { padding: [...padding] }),
       maxDocument: { tokens: 100, reason: 'this test says so' },
       parameters: inputs.map((v) => ({
         name: inputName(v),
