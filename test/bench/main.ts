@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { benchAuto } from './auto.js';
 import { benchCalibrate } from './calibrate.js';
 import { benchCollectives } from './collectives.js';
@@ -8,6 +10,13 @@ import { benchMemory } from './memory.js';
 import { benchNative } from './native.js';
 import { benchPlannerGrowth } from './planner-growth.js';
 import { benchStep } from './step.js';
+
+/** Runs a benchmark that is a program of its own. */
+function script(name: string, args: readonly string[]): void {
+  const file = fileURLToPath(new URL(name, import.meta.url));
+  const { status } = spawnSync(process.execPath, [file, ...args], { stdio: 'inherit' });
+  if (status !== 0) process.exitCode = 1;
+}
 
 /**
  * `npm run bench -- [name…]`: every benchmark prints ratios against a peer or a limit measured in the same run.
@@ -26,6 +35,15 @@ const BENCHMARKS: Readonly<
   collectives: {
     what: 'all-to-all among local ranks against a plain copy',
     run: async () => void (await benchCollectives()),
+  },
+  planner: {
+    what: 'plans against FlexSP, one degree and the bound; --problem batches.json --baseline baseline.json',
+    run: (args) => script('planner.js', args),
+  },
+  'planner-cold': {
+    what: 'planning in a process that has just started; --problem batches.json',
+    run: (args) =>
+      args.length > 0 ? script('planner-cold.js', args) : console.log('left out: it needs --problem FILE'),
   },
   'planner-growth': {
     what: 'time of a plan over ranks and sequences, with its exponents',

@@ -7,9 +7,9 @@ import { median, printTable } from './table.js';
 
 /*
  * Planning in a process that has planned nothing yet: `ithaca plan --problem FILE --id ID --json` for every batch, as
- * a user runs it. By hand, after npm run build:
+ * a user runs it:
  *
- *     node dist/test/bench/planner-cold.js --problem batches.json [--only text] [--min-degree 2]
+ *     npm run bench -- planner-cold --problem batches.json [--only text] [--min-degree 2]
  */
 const { values: args } = parseArgs({
   options: {

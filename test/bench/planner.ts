@@ -15,10 +15,10 @@ import { ithacaSolver } from '../../src/runtime/planner/solvers/ithaca.js';
 import { drawLengths, type Corpus } from './planner-lengths.js';
 
 /*
- * Planners compared, by FlexSP's cost model. By hand, after npm run build:
+ * Planners compared, by FlexSP's cost model:
  *
- *     node dist/test/bench/planner.js                                  batches drawn from the corpora's quantiles, growth
- *     node dist/test/bench/planner.js --problem batches.json [--baseline baseline.json] [--only text]
+ *     npm run bench -- planner                                  batches drawn from the corpora's quantiles, growth
+ *     npm run bench -- planner --problem batches.json [--baseline baseline.json] [--only text]
  *                                     [--bound-seconds 60] [--flexsp-seconds 10]
  */
 const { values: args } = parseArgs({
