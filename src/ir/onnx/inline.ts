@@ -38,6 +38,9 @@ export const EXPANDED_OPERATORS: ReadonlyMap<string, string> = new Map([
 /** Weights inside of a branch could not be written back when the trained model is exported. */
 const MAX_BODY_CONSTANT = 16;
 
+/** Names grow with every body inside another: a chain of thousands would fill the memory with them. */
+const MAX_NAME = 4096;
+
 /**
  * @param decide the value of a condition, by name; undefined when it is not known
  * @returns undefined for a node that stands for itself
@@ -81,6 +84,11 @@ function branchOf(node: OnnxNode, decide: (condition: string) => boolean | undef
 
 /** The body's own names get the node's name before them; other names are those of the graph around it. */
 function placed(model: OnnxModel, node: OnnxNode, body: Body): Expansion {
+  if (node.name.length > MAX_NAME)
+    throw new UserError(
+      `${model.path}: ${node.opType} node ${node.name.slice(0, 60)}…: functions and branches are nested too deeply, or without end`,
+      `names of what is inside them may have ${MAX_NAME} characters; inline the functions before (onnx.inliner)`,
+    );
   for (const { name, dtype, elementCount } of body.initializers.values())
     if (isFloat(dtype) && elementCount > MAX_BODY_CONSTANT)
       throw new UserError(

@@ -159,7 +159,18 @@ describe('local functions', () => {
     const endless = { ...outer, node: [{ ...n('Outer', 'p q', 'r'), domain: 'local' }] };
     await expect(
       importText({ functions: [endless], nodes: [{ ...n('Outer', 'x w', 'logits'), domain: 'local' }] }),
-    ).rejects.toThrow(/unfold without end at Outer node n_logits/);
+    ).rejects.toThrow(/Outer node n_logits\/.*nested too deeply, or without end/);
+  });
+
+  test('inside each other by the thousand are refused before their names fill the memory', async () => {
+    const functions = Array.from({ length: 3000 }, (_, i): onnx.IFunctionProto => ({
+      ...outer,
+      name: `F${i}`,
+      node: [i === 0 ? n('Relu', 'p', 'r') : { ...n(`F${i - 1}`, 'p q', 'r'), domain: 'local' }],
+    }));
+    await expect(
+      importText({ functions, nodes: [{ ...n('F2999', 'x w', 'logits'), domain: 'local' }] }),
+    ).rejects.toThrow(/nested too deeply/);
   });
 });
 
