@@ -1,46 +1,19 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
-import { afterAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { exchangesOf } from '../../src/cli/exchanges.js';
 import { formatBytes } from '../../src/cli/output.js';
 import { reportPage } from '../../src/report/report.js';
 import type { ReportSource } from '../../src/report/data.js';
 import { lowered } from '../support/lowered.js';
 import { modelFolder } from '../support/oracle.js';
-import { inChromium, needChromium } from './chromium.js';
+import { needChromium, textOf, usePage } from './chromium.js';
 import { layeredSource, sourceOfLowered } from './layered.js';
 
-const folder = mkdtempSync(path.join(tmpdir(), 'ithaca-report-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** Opens the page of a model; anything the browser complains about, or asks of a network, fails the test. */
-async function open(
+const open = (
   source: ReportSource,
   scheme: 'light' | 'dark',
   use: (page: Page) => Promise<void>,
-): Promise<void> {
-  const file = path.join(folder, `${Math.random()}.html`);
-  writeFileSync(file, reportPage(source));
-  await inChromium(scheme, async (browser) => {
-    const page = await browser.newPage();
-    const complaints: string[] = [];
-    page.on('console', (message) => complaints.push(`${message.type()}: ${message.text()}`));
-    page.on('pageerror', (error) => complaints.push(error.message));
-    page.on('request', (request) => {
-      if (!/^(file|data):/.test(request.url())) complaints.push(`asked for ${request.url()}`);
-    });
-    await page.goto(pathToFileURL(file).href);
-    await page.waitForSelector('#parameters');
-    await use(page);
-    expect(complaints).toEqual([]);
-  });
-}
-
-const textOf = async (page: Page, selector: string): Promise<string> =>
-  (await page.locator(selector).first().textContent()) ?? '';
+): Promise<void> => usePage(reportPage(source), '#parameters', scheme, use);
 
 /** Sets S and P. */
 async function choose(page: Page, tokens: number, degree: number): Promise<void> {

@@ -1,8 +1,9 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { chromium, type BrowserContext } from 'playwright-core';
-import type { TestContext } from 'vitest';
+import { pathToFileURL } from 'node:url';
+import { chromium, type BrowserContext, type Page } from 'playwright-core';
+import { expect, type TestContext } from 'vitest';
 
 const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 
@@ -22,7 +23,7 @@ export function needChromium(test: TestContext): void {
 }
 
 /** Runs `use` in a browser of its own, with an empty profile, without a network, in light or dark. */
-export async function inChromium(
+async function inChromium(
   colorScheme: 'light' | 'dark',
   use: (browser: BrowserContext) => Promise<void>,
 ): Promise<void> {
@@ -53,3 +54,38 @@ export async function inChromium(
     rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
   }
 }
+
+/**
+ * Opens a page that is one file; anything the browser complains about, or asks of a network, fails the test.
+ * @param ready selector of what is there once the page has drawn itself
+ */
+export async function usePage(
+  html: string,
+  ready: string,
+  scheme: 'light' | 'dark',
+  use: (page: Page) => Promise<void>,
+): Promise<void> {
+  const folder = mkdtempSync(path.join(tmpdir(), 'ithaca-page-'));
+  const file = path.join(folder, 'page.html');
+  writeFileSync(file, html);
+  try {
+    await inChromium(scheme, async (browser) => {
+      const page = await browser.newPage();
+      const complaints: string[] = [];
+      page.on('console', (message) => complaints.push(`${message.type()}: ${message.text()}`));
+      page.on('pageerror', (error) => complaints.push(error.message));
+      page.on('request', (request) => {
+        if (!/^(file|data):/.test(request.url())) complaints.push(`asked for ${request.url()}`);
+      });
+      await page.goto(pathToFileURL(file).href);
+      await page.waitForSelector(ready);
+      await use(page);
+      expect(complaints).toEqual([]);
+    });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+export const textOf = async (page: Page, selector: string): Promise<string> =>
+  (await page.locator(selector).first().textContent()) ?? '';

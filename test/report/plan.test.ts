@@ -1,19 +1,12 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { PlanData, PlanSource } from '../../src/report/plan-data.js';
 import { planPage } from '../../src/report/plan-page.js';
 import { quickBound } from '../../src/runtime/planner/bound/quick.js';
 import type { Solution } from '../../src/runtime/planner/solver.js';
 import { ithacaSolver } from '../../src/runtime/planner/solvers/ithaca.js';
 import { flexSpModel, longTailed } from '../runtime/planner/models.js';
-import { inChromium, needChromium } from './chromium.js';
-
-const folder = mkdtempSync(path.join(tmpdir(), 'ithaca-plan-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+import { needChromium, textOf, usePage } from './chromium.js';
 
 function sourceOf(ranks: number, title = `${ranks} ranks`): PlanSource {
   const model = flexSpModel(ranks);
@@ -23,31 +16,11 @@ function sourceOf(ranks: number, title = `${ranks} ranks`): PlanSource {
   return { title, lengths, model, solution, boundMs: quickBound(lengths, model), others };
 }
 
-/** Opens the page of a plan; anything the browser complains about, or asks of a network, fails the test. */
-async function open(
+const open = (
   source: PlanSource,
   scheme: 'light' | 'dark',
   use: (page: Page) => Promise<void>,
-): Promise<void> {
-  const file = path.join(folder, `${Math.random()}.html`);
-  writeFileSync(file, planPage(source));
-  await inChromium(scheme, async (browser) => {
-    const page = await browser.newPage();
-    const complaints: string[] = [];
-    page.on('console', (message) => complaints.push(`${message.type()}: ${message.text()}`));
-    page.on('pageerror', (error) => complaints.push(error.message));
-    page.on('request', (request) => {
-      if (!/^(file|data):/.test(request.url())) complaints.push(`asked for ${request.url()}`);
-    });
-    await page.goto(pathToFileURL(file).href);
-    await page.waitForSelector('#against');
-    await use(page);
-    expect(complaints).toEqual([]);
-  });
-}
-
-const textOf = async (page: Page, selector: string): Promise<string> =>
-  (await page.locator(selector).first().textContent()) ?? '';
+): Promise<void> => usePage(planPage(source), '#against', scheme, use);
 
 /** Colours of the picture along a line across, in shares of its width and height. */
 const colorsAt = (page: Page, down: number): Promise<readonly string[]> =>
