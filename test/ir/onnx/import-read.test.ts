@@ -387,4 +387,34 @@ describe('a loss of the model’s own', () => {
     expect(pool).toEqual({ kind: 'mean' });
     expect(ownLoss).toMatchObject({ kind: 'regression' });
   });
+
+  test.each([
+    [
+      'of too few dims',
+      1,
+      ['batch'],
+      /^no loss that ithaca has compares \[batch, 3\] with labels f32\[batch\]$/,
+    ],
+    ['in half precision', 10, ['batch', 'classes'], /cannot be evaluated \(values of type f16/],
+    ['as bytes', 2, ['batch'], /cannot be evaluated \(values of type u8/],
+    ['as text', 8, ['batch'], /cannot be evaluated \(values of type string/],
+    ['of no type', 0, ['batch'], /with labels of no type\[batch\]$/],
+  ])('labels %s', async (_, elemType, dims, why) => {
+    const shape = { dim: dims.map((dimParam) => ({ dimParam })) };
+    const { ownLoss } = await importNodes(
+      [
+        ['ReduceMean', 'x axis1', 'pooled', { keepdims: 0 }],
+        HEAD,
+        ['Cast', 'labels', 'numbers', { to: 1 }],
+        ['Sub', 'logits numbers', 'error'],
+        ['Mul', 'error error', 'squares'],
+        ['ReduceMean', 'squares', 'loss', { keepdims: 0 }],
+      ],
+      {
+        outputs: ['loss', 'logits'],
+        inputs: [{ name: 'labels', type: { tensorType: { elemType, shape } } }],
+      },
+    );
+    expect(ownLoss).toMatchObject({ unknown: expect.stringMatching(why) as string });
+  });
 });

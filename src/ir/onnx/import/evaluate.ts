@@ -101,7 +101,8 @@ function elementOf(role: InputRole, i: number, id: number): number {
   return role === 'tokens' ? id : Number(role === 'ones');
 }
 
-function typed(dtype: OnnxDtype, elements: readonly number[]): TensorData {
+/** Elements as they are fed. @throws UserError for types that are not */
+export function typed(dtype: OnnxDtype, elements: readonly number[]): TensorData {
   switch (dtype) {
     case 'i64':
       return BigInt64Array.from(elements, BigInt);

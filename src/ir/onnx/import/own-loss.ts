@@ -10,6 +10,7 @@ import { isFloat } from '../dtype.js';
 import { createEvaluator, subgraphOf, type Subgraph } from '../evaluate.js';
 import type { OnnxDtype, OnnxModel, OnnxNode, OnnxValueInfo, TensorValue } from '../model.js';
 import type { Classified } from './classify.js';
+import { typed } from './evaluate.js';
 import { isLabels, roleOf } from './inputs.js';
 import { spendSized } from './sized.js';
 
@@ -126,9 +127,14 @@ export async function ownLossOf(
   if (initializers.some(({ elementCount }) => elementCount > 4096))
     return unknown('it has weights of its own');
   if (logits.dtype !== 'f32') return unknown(`its logits are ${logits.dtype}, which are not evaluated`);
+  const kinds = kindsFor(logits, first);
+  if (kinds.length === 0)
+    return unknown(
+      `no loss that ithaca has compares [${logits.pooled ? 'batch' : 'batch, sequence'}, ${logits.width}] with labels ${first.elemType ?? 'of no type'}[${first.dims?.join(', ') ?? '…'}]`,
+    );
   try {
     const from = { model, classified, part, output, cuts, given, labels: first };
-    return await tried(from, logits);
+    return await tried(from, logits, kinds);
   } catch (error) {
     if (error instanceof UserError) return unknown(`it cannot be evaluated (${error.message})`);
     throw error;
@@ -149,13 +155,14 @@ interface LossPart {
 async function tried(
   { model, classified, part, output, cuts, given, labels }: LossPart,
   logits: LogitsFacts,
+  possible: readonly OwnLossKind[],
 ): Promise<OwnLoss> {
   const dtypes = new Map([
     ...cuts.map((name) => [name, logits.dtype] as const),
     ...given.map(({ name, elemType }) => [name, elemType!] as const),
   ]);
   const evaluator = await createEvaluator(model, [output], dtypes, { maxBytes: MAX_BYTES, maxNodes: 1000 });
-  let kinds = kindsFor(logits, labels);
+  let kinds = possible;
   const random = randomNumbers();
   let trials = 0;
   try {
@@ -198,9 +205,12 @@ function missText(
   return `on ${batch} sequences of ${length} tokens it is ${found.toPrecision(6)}, where ${others.join(' and ')}`;
 }
 
-function kindsFor({ pooled }: LogitsFacts, { elemType }: OnnxValueInfo): readonly OwnLossKind[] {
-  if (pooled) return isFloat(elemType!) ? ['regression'] : ['document-classification'];
-  return isFloat(elemType!) ? [] : ['next-token', 'aligned'];
+/** The losses that can compare these logits with labels of that type and rank. */
+function kindsFor({ pooled, width }: LogitsFacts, { elemType, dims }: OnnxValueInfo): readonly OwnLossKind[] {
+  if (elemType === undefined) return [];
+  if (!isFloat(elemType)) return pooled ? ['document-classification'] : ['next-token', 'aligned'];
+  // Labels of sequences that are numbers, one each: only a single column of logits is compared with them as they are.
+  return pooled && (width === 1 || (dims?.length ?? 2) > 1) ? ['regression'] : [];
 }
 
 /** Logits of [batch, length, width], or [batch, width] of sequences, and labels of all but the last dim, or all. */
@@ -230,24 +240,16 @@ function makeTrial(
     const ignored = !pooled && i % length !== length - 1 && random() < 0.3;
     return ignored ? IGNORED_LABEL : Math.floor(random() * width);
   });
-  const labelDims = isTarget && (dims?.length ?? 1) > rows.length ? [...rows, width] : rows;
+  // Exports of one target often declare no dim for it.
+  const labelDims = isTarget && (width > 1 || (dims?.length ?? 1) > rows.length) ? [...rows, width] : rows;
   return {
     batch,
     length,
     width,
     logits: { dtype: 'f32', dims: [...rows, width], data: logits },
-    labels: { dtype: elemType!, dims: labelDims, data: typedLabels(elemType!, values) },
+    labels: { dtype: elemType!, dims: labelDims, data: typed(elemType!, values) },
   };
 }
-
-const typedLabels = (dtype: OnnxDtype, values: readonly number[]): TensorValue['data'] =>
-  dtype === 'i64'
-    ? BigInt64Array.from(values, BigInt)
-    : dtype === 'f32'
-      ? Float32Array.from(values)
-      : dtype === 'f64'
-        ? Float64Array.from(values)
-        : Int32Array.from(values);
 
 /** Masks of ones and positions. */
 function plain(input: OnnxValueInfo, { batch, length }: Trial): TensorValue {
@@ -255,8 +257,7 @@ function plain(input: OnnxValueInfo, { batch, length }: Trial): TensorValue {
     roleOf(input) === 'positions' ? i % length : 1,
   );
   const dtype = input.elemType!;
-  const data = dtype === 'bool' ? Uint8Array.from(elements) : typedLabels(dtype, elements);
-  return { dtype, dims: [batch, length], data };
+  return { dtype, dims: [batch, length], data: typed(dtype, elements) };
 }
 
 function expectedLoss(kind: OwnLossKind, { logits, labels, batch, length, width }: Trial): number {
