@@ -11,6 +11,7 @@ import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
 import { tensorType } from '../ir/type.js';
 import type { LossEntry, Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
+import { checkPackageBounds } from '../package/bounds.js';
 import type { Program } from '../package/program.js';
 import { startIndexGenerator } from '../package/index-generator.js';
 import type { Trace } from '../package/trace.js';
@@ -154,15 +155,21 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     train: front.graph,
     trained,
     records,
-    notes: [...new Set(notes)],
+    notes: [...new Set(notes.map(shortened))],
     recognized,
     ...loss,
     config: options.config,
     programs: [...programs.keys()],
     variants,
   });
+  checkPackageBounds(modelPath, manifest, programs);
   return { manifest, cost, programs, graphs, passes: records, files, trace: recorder.trace() };
 }
+
+const MAX_NOTE = 4000;
+
+/** Names in files may be of any length. */
+const shortened = (note: string): string => (note.length > MAX_NOTE ? `${note.slice(0, MAX_NOTE)}…` : note);
 
 type Runner = (
   pipeline: string,

@@ -1,6 +1,9 @@
 import { isFloat } from './dtype.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
 
+/** Longer paths are no modules of anybody's. */
+const MAX_PATH = 4000;
+
 /** The parameter an initializer came from, in PyTorch's terms. */
 export interface TorchName {
   /** As in `module.named_parameters()`. */
@@ -38,7 +41,7 @@ export function torchName(model: OnnxModel, initializer: string): TorchName | un
 /** Only the operands that linear layers have tell the parameter apart from other constants of a module. */
 function nameFromUse(node: OnnxNode, operand: number, stored: OnnxInitializer): TorchName | undefined {
   const module = linearModule(node);
-  if (module === undefined) return undefined;
+  if (module === undefined || module.length > MAX_PATH) return undefined;
   if (operand === 1 && stored.dims.length === 2 && (node.opType === 'MatMul' || node.opType === 'Gemm')) {
     const transB = node.attributes.get('transB');
     const transposed = !(transB?.kind === 'int' && transB.value === 1);

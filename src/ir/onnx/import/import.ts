@@ -5,7 +5,7 @@ import type { Pool } from '../../pooled.js';
 import { constantOf } from '../../size.js';
 import { isFloat } from '../dtype.js';
 import type { OnnxModel } from '../model.js';
-import { classify } from './classify.js';
+import { classify, type Classified } from './classify.js';
 import { decideTrainable, parameterInfos, type ParameterInfo, type TrainableOptions } from './parameters.js';
 import { planImport } from './plan.js';
 import { poolOf } from './pool.js';
@@ -76,7 +76,7 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
   if (!options.weights) notes.push('weights were not asked for: copies of tied weights are not looked for');
   const caches = [...classified.facts.values()].filter(({ input }) => input?.role === 'past').length;
   if (caches > 0) notes.push(`${caches} KV cache inputs are taken as empty: training has no cache`);
-  const padding = [...classified.padding].sort((a, b) => a - b);
+  const padding = paddingOf(classified);
   for (const id of padding)
     notes.push(`positions are counted from the tokens: token ${id} is padding, which no document may hold`);
   const maxPositions = classified.limit.value();
@@ -95,6 +95,20 @@ export async function importOnnx(model: OnnxModel, options: ImportOptions): Prom
     ...(maxPositions === undefined ? {} : { maxPositions }),
     ...(padding.length === 0 ? {} : { padding }),
   };
+}
+
+/** Ids that stand for padding in models are one or two. */
+const MAX_PADDING = 64;
+
+/** Ids that documents may not hold. Negative ones they cannot. */
+function paddingOf({ model, padding }: Classified): readonly number[] {
+  const ids = [...padding].filter((id) => id >= 0).sort((a, b) => a - b);
+  if (ids.length > MAX_PADDING)
+    throw new UserError(
+      `${model.path}: counts positions from the tokens without ${ids.length} ids, more than ${MAX_PADDING}`,
+      'export with position_ids as an input',
+    );
+  return ids;
 }
 
 function logitsOf(model: OnnxModel, notes: string[]): string {

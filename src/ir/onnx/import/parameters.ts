@@ -143,8 +143,16 @@ const PROGRAM_INPUTS: ReadonlySet<string> = new Set(
 /** What programs call a parameter's gradient and moments. */
 const DERIVED_NAME = /^(?:grad|m|v)\/(.*)$/s;
 
+/** Programs hold the names of parameters, and of gradients and moments, which have them for a part. */
+const MAX_NAME = 4000;
+
 function checkNames(model: OnnxModel, names: ReadonlySet<string>): void {
   for (const name of names) {
+    if (name.length > MAX_NAME)
+      throw new UserError(
+        `${model.path}: a parameter has a name of ${name.length} characters, more than ${MAX_NAME}: '${name.slice(0, 60)}…'`,
+        'rename that initializer in the model',
+      );
     const derived = DERIVED_NAME.exec(name)?.[1];
     if (
       PROGRAM_INPUTS.has(name) ||

@@ -17,6 +17,14 @@ import { isTokens, numericDims, one, printDims, rowsOf, sameDims, tokens, type D
 /** Constants of this many elements or fewer stand in the graph itself. */
 const MAX_INLINE = 16;
 
+/** Labels and messages hold the names of nodes; longer ones are cut. */
+const MAX_LOC = 1000;
+
+function builderFor(node: OnnxNode | undefined): Builder {
+  const name = node?.name;
+  return builderAt(name === undefined || name.length <= MAX_LOC ? name : `${name.slice(0, MAX_LOC)}…`);
+}
+
 export const isInlined = (elements: number, decision: Decision): boolean =>
   elements <= MAX_INLINE && !decision.trainable;
 
@@ -63,7 +71,7 @@ export function translate(
   for (const node of plan.nodes) translateNode(state, node);
   const logits = valueOf(state, output);
   const { dims } = classified.facts.get(output)!;
-  const build = builderAt(classified.facts.get(output)!.node?.name);
+  const build = builderFor(classified.facts.get(output)!.node);
   const flat = build.one('reshape', [logits], { shape: shapeAttribute(rowsOf(dims)!) });
   const graph: Graph = {
     name,
@@ -111,7 +119,7 @@ function translateContext(
   const { facts, opset, limit } = state.classified;
   const context = contextOf(node, opset, facts, limit);
   const leaf = (index: number): Leaf | undefined => state.plan.leaves.get(node.inputs[index] ?? '');
-  const build = builderAt(node.name);
+  const build = builderFor(node);
   const value = (index: number): Value => {
     context.operand(index);
     return valueOf(state, node.inputs[index]!);
@@ -167,7 +175,7 @@ function valueOf(state: Translation, name: string): Value {
 }
 
 function leafValue(state: Translation, name: string, leaf: Leaf, facts: ValueFacts): Value {
-  const build = builderAt(facts.node?.name);
+  const build = builderFor(facts.node);
   switch (leaf.kind) {
     case 'tokens':
     case 'types': {
@@ -218,7 +226,7 @@ function storedValue(state: Translation, name: string, facts: ValueFacts): Value
   const decision = state.decisions.get(stored.name)!;
   const shape = numericDims(facts.dims)!;
   if (isInlined(stored.elementCount, decision))
-    return builderAt(facts.node?.name).one('constant', [], {
+    return builderFor(facts.node).one('constant', [], {
       dtype: 'f32',
       shape,
       data: Array.from(stored.read().toFloat32()),
@@ -231,7 +239,7 @@ function storedValue(state: Translation, name: string, facts: ValueFacts): Value
 }
 
 function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
-  const build = builderAt(facts.node?.name);
+  const build = builderFor(facts.node);
   const dtype = irDtype(facts.dtype);
   if (form.kind === 'mask') {
     const mask = maskInput(state, form, facts.dims);
