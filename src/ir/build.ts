@@ -15,7 +15,8 @@ export function emit(
 ): readonly Value[] {
   const def = opDef(op);
   const variadic = def.operands.at(-1)?.startsWith('...') === true;
-  if (variadic ? operands.length < def.operands.length : operands.length !== def.operands.length)
+  const fewest = def.operands.filter((name) => !name.endsWith('?')).length;
+  if (operands.length < fewest || (!variadic && operands.length > def.operands.length))
     throw new TypeMismatch(`${op} takes (${def.operands.join(', ')}), got ${operands.length} operands`);
   checkAttrs(op, def.attrs ?? {}, attrs);
   if (options.region !== undefined && op !== 'tiled') throw new TypeMismatch(`${op} takes no body`);

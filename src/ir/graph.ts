@@ -93,26 +93,31 @@ export function topologicalOrder(graph: Graph): readonly Node[] {
   return graph.order ?? nodesReaching([...graph.inputs, ...graph.outputs.map((o) => o.value)]);
 }
 
-/** Depth first, operands before their users; iterative, because real graphs are thousands of nodes deep. */
-export function nodesReaching(roots: readonly Value[]): readonly Node[] {
+/**
+ * Depth first, operands before their users; iterative, because real graphs are thousands of nodes deep.
+ * @param operandsOf what a node comes after, if more than its operands
+ */
+export function nodesReaching(
+  roots: readonly Value[],
+  operandsOf = (node: Node): readonly Value[] => node.operands,
+): readonly Node[] {
   const order: Node[] = [];
   const entered = new Set<Node>();
-  const stack: { node: Node; next: number }[] = [];
+  const stack: { node: Node; operands: readonly Value[]; next: number }[] = [];
+  const enter = (node: Node): void => {
+    if (entered.has(node)) return;
+    entered.add(node);
+    stack.push({ node, operands: operandsOf(node), next: 0 });
+  };
   for (const root of roots) {
-    if (!entered.has(root.node)) {
-      entered.add(root.node);
-      stack.push({ node: root.node, next: 0 });
-    }
+    enter(root.node);
     while (stack.length > 0) {
       const top = stack[stack.length - 1]!;
-      const operand = top.node.operands[top.next++];
+      const operand = top.operands[top.next++];
       if (operand === undefined) {
         order.push(top.node);
         stack.pop();
-      } else if (!entered.has(operand.node)) {
-        entered.add(operand.node);
-        stack.push({ node: operand.node, next: 0 });
-      }
+      } else enter(operand.node);
     }
   }
   return order;

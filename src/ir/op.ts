@@ -78,7 +78,7 @@ export interface Sample {
 export interface OpDef<A extends Attrs = Attrs> {
   readonly name: string;
   readonly doc: string;
-  /** Names of the operands; a last one that starts with `...` stands for any number. */
+  /** Names of the operands; a last one that starts with `...` stands for any number, one that ends in `?` may be absent. */
   readonly operands: readonly string[];
   /** Attributes it reads; checked before `infer` sees them. */
   readonly attrs?: AttrKinds;

@@ -101,7 +101,7 @@ function checkSegment(segment: SegmentInfo): void {
 }
 
 const KERNEL_INPUTS: ReadonlySet<string> = new Set(
-  'q k v out lse g dk_acc dv_acc head_map head_onehot slopes offset'.split(' '),
+  'q k v out lse g glse dk_acc dv_acc head_map head_onehot slopes offset'.split(' '),
 );
 const KERNEL_OUTPUTS: ReadonlySet<string> = new Set(['out', 'lse', 'dq', 'dk', 'dv']);
 
@@ -112,7 +112,7 @@ function checkTileModel({ inputs, outputs, temporaries }: TileModel): void {
 }
 
 /** Operands of attention and of its VJP, by the names their kernels give them. */
-const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'];
+const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse'];
 
 function checkKernel(kernel: KernelInfo): void {
   const { heads, kvHeads, headSize, valueSize, mask, window, ahead, slopes } = kernel;
@@ -142,12 +142,13 @@ function checkInstruction(instruction: Instruction, program: Program, types: rea
       need(kernel !== undefined, `there is no kernel ${instruction.kernel}`);
       need(kernel.op === instruction.kind, `its kernel computes ${kernel.op}`);
       const [operands, results] = instruction.kind === 'attention' ? [4, 2] : [7, 3];
-      counts('operands', instruction.operands.length, operands);
+      const { length } = instruction.operands;
+      if (instruction.kind === 'attention' || length !== 8) counts('operands', length, operands);
       counts('results', instruction.results.length, results);
-      for (const [i, name] of ATTENTION_OPERANDS.slice(0, operands).entries()) {
+      for (const [i, name] of ATTENTION_OPERANDS.entries()) {
         const taken = [kernel, kernel.mapped].some((model) => model?.inputs.includes(name));
         need(
-          !(taken || name === 'documents') || instruction.operands[i]! >= 0,
+          !(taken || name === 'documents') || (instruction.operands[i] ?? -1) >= 0,
           `its kernel takes ${name}, which it is not given`,
         );
       }

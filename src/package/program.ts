@@ -101,7 +101,7 @@ const segment = z.strictObject({
 /** A model that runs one tile of attention. */
 const tileModel = z.strictObject({
   file: text,
-  /** Names the model takes, a subset of q, k, v, out, lse, g, dk_acc, dv_acc, head_map, head_onehot, slopes, offset. */
+  /** Names the model takes, a subset of q, k, v, out, lse, g, glse, dk_acc, dv_acc, head_map, head_onehot, slopes, offset. */
   inputs: z.array(text).max(16),
   /** Names the model gives, a subset of out, lse, dq, dk, dv. */
   outputs: z.array(text).max(16),

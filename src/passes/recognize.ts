@@ -18,10 +18,11 @@ import { attentionAt, TOKENS } from './recognize/attention.js';
 import { refuseLeftovers } from './recognize/leftover.js';
 import { normRules } from './recognize/norm.js';
 import { describe, isNearMiss, type RecognitionRule } from './recognize/rule.js';
-import { softmaxRules } from './recognize/softmax.js';
+import { sinkRules, withRowSums, type RowSums } from './recognize/sink.js';
+import { softmaxDim, softmaxRules } from './recognize/softmax.js';
 import { simplifyGraph } from './simplify.js';
 
-const RULES: readonly RecognitionRule[] = [...softmaxRules, ...normRules, ...activationRules];
+const RULES: readonly RecognitionRule[] = [...softmaxRules, ...sinkRules, ...normRules, ...activationRules];
 
 /** Ops that recognition finds; importers may bring them too. */
 export const RECOGNIZED_OPS = [
@@ -58,20 +59,32 @@ function withInput(graph: Graph, input: Value): Graph {
 /** Near misses and their reasons, by the node that stays. */
 type Misses = Map<Node, string>;
 
-function applyRules(node: Node, documents: Value, misses: Misses): readonly Value[] {
+/** What recognition has found so far. */
+interface Found {
+  readonly documents: Value;
+  readonly misses: Misses;
+  /** For scores that an attention was read from, their log-sum-exp. */
+  readonly rowSums: Map<Value, RowSums>;
+}
+
+function applyRules(node: Node, state: Found): readonly Value[] {
   let results = node.results;
   for (let found: Value | undefined = results[0]; found !== undefined && results.length === 1;) {
-    found = recognizeNode(results[0]!.node, documents, misses);
+    found = recognizeNode(results[0]!.node, state);
     if (found !== undefined) results = [found];
   }
   return results;
 }
 
-function recognizeNode(node: Node, documents: Value, misses: Misses): Value | undefined {
+function recognizeNode(node: Node, { documents, misses, rowSums }: Found): Value | undefined {
   const attention = attentionAt(node);
   if (attention !== undefined) {
     const { softmax, found } = attention;
-    if (typeof found === 'function') return found(builderAt(softmax.loc ?? node.loc), documents);
+    if (typeof found === 'function') {
+      const { product, rowSums: of } = found(builderAt(softmax.loc ?? node.loc), documents);
+      if (of !== undefined) rowSums.set(softmax.operands[0]!, { dim: softmaxDim(softmax.results[0]!), of });
+      return product;
+    }
     misses.set(softmax, found.nearMiss);
   }
   for (const rule of RULES) {
@@ -90,15 +103,17 @@ function recognizeNode(node: Node, documents: Value, misses: Misses): Value | un
 export function recognizeGraph(graph: Graph): Recognized {
   const documents = documentsOf(graph);
   const misses: Misses = new Map();
-  const rewritten = rewriteGraph(
+  const state: Found = { documents, misses, rowSums: new Map() };
+  const recognized = rewriteGraph(
     graph,
     (node, operands) => {
       if (node.op === 'input' || node.results.length !== 1 || node.region !== undefined) return undefined;
       const unchanged = operands.every((v, i) => v === node.operands[i]);
-      return applyRules(unchanged ? node : rebuildNode(node, operands)[0]!.node, documents, misses);
+      return applyRules(unchanged ? node : rebuildNode(node, operands)[0]!.node, state);
     },
     rebuildNode,
   );
+  const rewritten = withRowSums(recognized, state.rowSums);
   const reached = new Set(topologicalOrder(rewritten));
   for (const node of misses.keys()) if (!reached.has(node)) misses.delete(node);
   refuseLeftovers(rewritten, misses);
@@ -109,24 +124,26 @@ export function recognizeGraph(graph: Graph): Recognized {
 function summary(graph: Graph, misses: Misses): Pick<Recognized, 'notes' | 'counts'> {
   const found = topologicalOrder(graph).filter((n) => (RECOGNIZED_OPS as readonly string[]).includes(n.op));
   const counts = new Map<string, number>();
+  const read = new Set(topologicalOrder(graph).flatMap(({ operands }) => operands));
   for (const { op } of found) counts.set(op, (counts.get(op) ?? 0) + 1);
   return {
     notes: [
-      ...found.map((node) => `${describe(node)}: recognised${detail(node)}`),
+      ...found.map((node) => `${describe(node)}: recognised${detail(node, read)}`),
       ...[...misses].map(([node, reason]) => `near miss: ${describe(node)}: ${reason}`),
     ],
     counts,
   };
 }
 
-function detail({ op, attrs, operands }: Node): string {
+function detail({ op, attrs, operands, results }: Node, read: ReadonlySet<Value>): string {
   if (op !== 'attention') return '';
   const [heads, kvHeads] = operands.map((v) => printDim(v.type.dims[1] ?? v.type.dims[0]!));
   const ahead = attrs['ahead'] === undefined ? '' : ` and ${String(attrs['ahead'])} ahead`;
   const window = attrs['window'] === undefined ? '' : ` of ${String(attrs['window'])}${ahead}`;
   const cap = attrs['softcap'] === undefined ? '' : `, scores capped at ${String(attrs['softcap'])}`;
   const slopes = attrs['slopes'] === undefined ? '' : ', biased by distance';
-  return ` (${String(attrs['mask'])}${window}, ${heads} heads, ${kvHeads} K/V heads${cap}${slopes})`;
+  const sink = read.has(results[1]!) ? ', with an attention sink' : '';
+  return ` (${String(attrs['mask'])}${window}, ${heads} heads, ${kvHeads} K/V heads${cap}${slopes}${sink})`;
 }
 
 export const recognize = definePass({

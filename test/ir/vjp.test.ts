@@ -13,7 +13,6 @@ const TOLERANCE = 1e-6;
 
 /** Results whose cotangents an op refuses or that count rather than compute. */
 const CONSTANT_RESULTS: Readonly<Record<string, number>> = {
-  attention: 1,
   cross_entropy: 1,
   squared_error: 1,
   soft_cross_entropy: 1,

@@ -23,7 +23,7 @@ interface Nodes {
   readonly backward: Node;
 }
 
-function attentionNodes(heads: number, kvHeads: number, attrs: Attrs): Nodes {
+function attentionNodes(heads: number, kvHeads: number, attrs: Attrs, lse = false): Nodes {
   const kv = heads === kvHeads ? `${kvHeads}@sp` : `${kvHeads}@sp(${heads})`;
   const operands = [
     input('q', `f32[S, ${heads}@sp, ${D}]`),
@@ -33,7 +33,8 @@ function attentionNodes(heads: number, kvHeads: number, attrs: Attrs): Nodes {
   ];
   const results = emit('attention', operands, attrs);
   const g = input('g', `f32[S, ${heads}@sp, ${DV}]`);
-  const grads = emit('attention_vjp', [...operands, ...results, g], attrs);
+  const glse = lse ? [input('glse', `f32[S, ${heads}@sp]`)] : [];
+  const grads = emit('attention_vjp', [...operands, ...results, g, ...glse], attrs);
   return { forward: results[0]!.node, backward: grads[0]!.node };
 }
 
@@ -132,11 +133,12 @@ describe.each([
   [4, 4],
   [2, 1],
 ])('tiles of %i query heads over %i K/V heads', (heads, kvHeads) => {
-  it.each(MASKS)('$mask agrees with the reference', async (form) => {
+  const cases = MASKS.flatMap((form) => [false, true].map((lse) => ({ form, lse, mask: form['mask'] })));
+  it.each(cases)('$mask agrees with the reference, log-sum-exp: $lse', async ({ form, lse }) => {
     const attrs =
       form['slopes'] === undefined ? form : { ...form, slopes: (form['slopes'] as number[]).slice(0, heads) };
-    const nodes = attentionNodes(heads, kvHeads, attrs);
-    const kernels = lowerAttention(nodes.forward);
+    const nodes = attentionNodes(heads, kvHeads, attrs, lse);
+    const kernels = lowerAttention(nodes.forward, lse);
     const next = random(heads);
     for (let index = 0; index < DEGREE; index++) {
       const rank = rankOf(DEGREE, index, TOKENS);
@@ -146,13 +148,13 @@ describe.each([
       );
       const operands = [...nodes.forward.operands.slice(0, 3).map((v) => drawn(v, rank, next)), documents];
       const expected = reference(nodes.forward, rank, operands);
-      const gReference = drawn(nodes.backward.operands[6]!, rank, next);
-      const grads = reference(nodes.backward, rank, [...operands, ...expected, gReference]);
+      const given = nodes.backward.operands.slice(6).map((v) => drawn(v, rank, next));
+      const grads = reference(nodes.backward, rank, [...operands, ...expected, ...given]);
 
       const [q, k, v] = operands.map(bufferOf) as [Buffer, Buffer, Buffer];
-      const out = emptyLike(expected[0]!.shape);
+      const [out, sums] = expected.map((t) => emptyLike(t.shape)) as [Buffer, Buffer];
       const [dq, dk, dv] = grads.map((t) => emptyLike(t.shape)) as [Buffer, Buffer, Buffer];
-      const g = bufferOf(gReference);
+      const [g, glse] = given.map(bufferOf) as [Buffer, Buffer | undefined];
       const map = localHeadMap(heads, kvHeads, DEGREE, index);
       const kvLocal = k.shape[1]!;
       const folds = map.every(
@@ -178,16 +180,23 @@ describe.each([
             offset: int64([q0 - k0]),
             ...shared,
           };
-          const results = { out: rows(out, q0, q1) };
+          const results = { out: rows(out, q0, q1), ...(lse ? { lse: rows(sums, q0, q1) } : {}) };
           await run(forward, given, results);
           const [dkTile, dvTile] = [rows(dk, k0, k1), rows(dv, k0, k1)];
           await run(
             backward,
-            { ...given, g: rows(g, q0, q1), dk_acc: dkTile, dv_acc: dvTile },
+            {
+              ...given,
+              g: rows(g, q0, q1),
+              ...(glse === undefined ? {} : { glse: rows(glse, q0, q1) }),
+              dk_acc: dkTile,
+              dv_acc: dvTile,
+            },
             { dq: rows(dq, q0, q1), dk: dkTile, dv: dvTile },
           );
         });
         expect(worst(out.data, expected[0]!.data), `forward, rank ${index}`).toBeLessThan(1e-5);
+        if (lse) expect(worst(sums.data, expected[1]!.data), `sums, rank ${index}`).toBeLessThan(1e-5);
         [dq, dk, dv].forEach((b, i) =>
           expect(worst(b.data, grads[i]!.data), `backward ${i}, rank ${index}`).toBeLessThan(1e-5),
         );

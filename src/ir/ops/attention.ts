@@ -266,6 +266,7 @@ function evaluateVjp(ctx: EvalContext<Attrs>): Tensor[] {
     Tensor,
     Tensor,
   ];
+  const glse = ctx.inputs[7];
   const { map, start, end, score } = planOf(ctx);
   const [dq, dk, dv] = [tensor(ctx.shapes[0]!), tensor(ctx.shapes[1]!), tensor(ctx.shapes[2]!)];
   const [tokens, heads, size] = q.shape as [number, number, number];
@@ -273,7 +274,8 @@ function evaluateVjp(ctx: EvalContext<Attrs>): Tensor[] {
   for (let h = 0; h < heads; h++)
     for (let i = 0; i < tokens; i++) {
       const [at, atV] = [(i * heads + h) * size, (i * heads + h) * sizeV];
-      const delta = dot(g, atV, out, atV, sizeV);
+      // A score's derivative in the log-sum-exp of its row is its weight.
+      const delta = dot(g, atV, out, atV, sizeV) - (glse?.data[i * heads + h] ?? 0);
       for (let j = start[i]!; j < end[i]!; j++) {
         if (!visible(ctx.attrs, i, j)) continue;
         const [atK, atKV] = [(j * kvHeads + map[h]!) * size, (j * kvHeads + map[h]!) * sizeV];
@@ -315,10 +317,10 @@ export const attention = defineOp('attention', {
     const { q, v } = check(ctx);
     return resultTypes(q, v);
   },
-  vjp: ({ cotangents: [g, lse], operands, results, wanted, attrs, build }) => {
-    if (lse !== undefined) throw new TypeMismatch('attention is not differentiated through its log-sum-exp');
-    if (g === undefined) return operands.map(() => undefined);
-    const grads = build('attention_vjp', [...operands, results[0]!, results[1]!, g], attrs);
+  vjp: ({ cotangents: [g, lse], operands, results, wanted, attrs, build, zeros }) => {
+    if (g === undefined && lse === undefined) return operands.map(() => undefined);
+    const given = [...results, g ?? zeros(results[0]!), ...(lse === undefined ? [] : [lse])];
+    const grads = build('attention_vjp', [...operands, ...given], attrs);
     return operands.map((_, i) => (i < 3 && wanted[i] ? grads[i] : undefined));
   },
   eval: evaluate,
@@ -340,15 +342,16 @@ const sumOf = (a: Size, b: Size): Size => {
 };
 
 export const attentionVjp = defineOp('attention_vjp', {
-  doc: 'Cotangents (dq, dk, dv) of attention; those of K/V heads that several ranks hold are pending sums.',
-  operands: ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'],
+  doc: 'Cotangents (dq, dk, dv) of attention, from those of the output (g) and of the log-sum-exp (glse); those of K/V heads that several ranks hold are pending sums.',
+  operands: ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse?'],
   attrs: MASKED,
   demands,
   infer: (ctx) => {
     const { q, k, v } = check(ctx);
     const [out, lse] = resultTypes(q, v);
-    const passing = pendingOf(ctx.types, 'last');
-    const expected = [out, lse, withPending(out, passing)];
+    pendingOf(ctx.types.slice(0, 6), 'none');
+    const passing = pendingOf(ctx.types.slice(6), 'joint');
+    const expected = [out, lse, withPending(out, passing), withPending(lse, passing)];
     ctx.types.slice(4).forEach((t, i) => {
       if (!sameType(t, expected[i]!))
         throw new TypeMismatch(`attention_vjp got ${printType(t)}, expected ${printType(expected[i]!)}`);

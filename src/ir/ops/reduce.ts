@@ -66,7 +66,7 @@ function fold(
   attrs: Attrs,
   shape: readonly number[],
   start: number,
-  step: (a: number, b: number) => number,
+  step: (a: number, b: number, target: number) => number,
 ): Tensor {
   const dims = new Set(numbersAttr(attrs, 'dims').map((d) => dimIndex(d, x.shape.length)));
   const keptShape = x.shape.map((n, i) => (dims.has(i) ? 1 : n));
@@ -74,7 +74,7 @@ function fold(
   out.data.fill(start);
   const strides = broadcastStrides(keptShape, x.shape);
   gatherIndices(x.shape, strides).forEach(
-    (target, i) => (out.data[target] = step(out.data[target]!, x.data[i]!)),
+    (target, i) => (out.data[target] = step(out.data[target]!, x.data[i]!, target)),
   );
   return out;
 }
@@ -115,8 +115,33 @@ export const reduceMax = defineOp('reduce_max', {
   operands: ['x'],
   attrs: { dims: 'integers', 'keep?': 'boolean' },
   infer: infer('max'),
-  eval: ({ inputs: [x], attrs, shapes }) => [fold(x!, attrs, shapes[0]!, -Infinity, Math.max)],
+  eval: ({ inputs: [x], attrs, shapes }) => [
+    fold(x!, attrs, shapes[0]!, -Infinity, (a, b) => Math.max(a, b)),
+  ],
   samples: [{ operands: [{ type: 'f32[S@sp, 4]' }], attrs: { dims: [-1], keep: false } }],
+});
+
+export const logSumExp = defineOp('log_sum_exp', {
+  doc: 'log Σ eˣ over whole `dims`; `keep` leaves them as size 1.',
+  operands: ['x'],
+  attrs: { dims: 'integers', 'keep?': 'boolean' },
+  infer: infer('max'),
+  vjp: (ctx) => {
+    const [g] = ctx.cotangents;
+    if (g === undefined) return [undefined];
+    const away = ctx.build.one('sub', [ctx.operands[0]!, spread(ctx, ctx.results[0]!)]);
+    return [ctx.build.one('mul', [spread(ctx, g), ctx.build.one('exp', [away])])];
+  },
+  eval: ({ inputs: [x], attrs, shapes }) => {
+    const max = fold(x!, attrs, shapes[0]!, -Infinity, (a, b) => Math.max(a, b));
+    // Against the largest: sums of eˣ would overflow.
+    const sum = fold(x!, attrs, shapes[0]!, 0, (a, b, at) => a + Math.exp(b - max.data[at]!));
+    return [{ shape: sum.shape, data: sum.data.map((v, i) => max.data[i]! + Math.log(v)) }];
+  },
+  samples: [
+    { operands: [{ type: 'f32[S@sp, 4]' }], attrs: { dims: [-1], keep: true } },
+    { operands: [{ type: 'f32[S@sp, 3]' }], attrs: { dims: [1], keep: false } },
+  ],
 });
 
 export const softmax = defineOp('softmax', {

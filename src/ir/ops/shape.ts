@@ -3,11 +3,13 @@ import { numberAttr, numbersAttr } from '../graph.js';
 import { dimIndex, pendingOf, refusePendingSplit } from '../infer.js';
 import { TypeMismatch, type InferContext } from '../op.js';
 import {
+  addSizes,
   constantOf,
   divideSizes,
   mulSizes,
   productOfSizes,
   sameSize,
+  subSizes,
   symbolSize,
   toSize,
   type Size,
@@ -281,7 +283,7 @@ export const unslice = defineOp('unslice', {
 });
 
 export const concat = defineOp('concat', {
-  doc: 'Concatenation along a whole dim.',
+  doc: 'Concatenation along a whole dim. Differentiable where all its sizes are constant.',
   operands: ['...xs'],
   attrs: { dim: 'integer' },
   infer: ({ types, attrs }) => {
@@ -295,7 +297,7 @@ export const concat = defineOp('concat', {
       )
         throw new TypeMismatch(`operands of concat differ: ${types.map(printType).join(', ')}`);
     types.forEach((t) => wholeDim(t, at, 'concat'));
-    const total = types.reduce<Size>((sum, t) => addTo(sum, t.dims[at]!.size), toSize(0));
+    const total = types.reduce<Size>((sum, t) => addSizes(sum, t.dims[at]!.size), toSize(0));
     const dims = first.dims.map((d, i) => (i === at ? dim(total) : d));
     return [tensorType(first.dtype, dims, pendingOf(types, 'joint'))];
   },
@@ -303,7 +305,8 @@ export const concat = defineOp('concat', {
     const at = dimIndex(numberAttr(attrs, 'dim'), operands[0]!.type.dims.length);
     let start = 0;
     return operands.map((x, i) => {
-      const size = constantOf(x.type.dims[at]!.size)!;
+      const size = constantOf(x.type.dims[at]!.size);
+      if (size === undefined) throw new TypeMismatch('concat along a dim whose size is not constant');
       const bounds = { dim: at, start, end: start + size, step: 1 };
       start += size;
       return g !== undefined && wanted[i] ? build.one('slice', [g], bounds) : undefined;
@@ -323,12 +326,29 @@ export const concat = defineOp('concat', {
   samples: [{ operands: [{ type: 'f32[S@sp, 3]' }, { type: 'f32[S@sp, 2]' }], attrs: { dim: 1 } }],
 });
 
-const addTo = (a: Size, b: Size): Size => {
-  const [x, y] = [constantOf(a), constantOf(b)];
-  if (x === undefined || y === undefined)
-    throw new TypeMismatch('concat along a dim whose size is not constant');
-  return toSize(x + y);
-};
+export const dropLast = defineOp('drop_last', {
+  doc: 'All but the last `count` elements of a whole dim of any size. What recognition leaves of it is refused.',
+  operands: ['x'],
+  attrs: { dim: 'integer', count: 'integer' },
+  infer: ({ types: [x], attrs }) => {
+    const at = dimIndex(numberAttr(attrs, 'dim'), x!.dims.length);
+    const rest = subSizes(wholeDim(x!, at, 'drop_last').size, numberAttr(attrs, 'count'));
+    if (numberAttr(attrs, 'count') < 1 || (constantOf(rest) ?? 0) < 0)
+      throw new TypeMismatch(`drop_last of ${numberAttr(attrs, 'count')} from dim ${at} of ${printType(x!)}`);
+    return [
+      tensorType(
+        x!.dtype,
+        x!.dims.map((d, i) => (i === at ? dim(rest) : d)),
+        x!.pending,
+      ),
+    ];
+  },
+  eval: ({ inputs: [x], attrs, shapes }) => {
+    const kept = sliceIndices(x!.shape, shapes[0]!, { dim: attrs['dim']!, start: 0, step: 1 });
+    return [{ shape: shapes[0]!, data: Float64Array.from(kept, (i) => x!.data[i]!) }];
+  },
+  samples: [{ operands: [{ type: 'f32[S@sp, 4]' }], attrs: { dim: 1, count: 1 } }],
+});
 
 /** The dims a `broadcast` asks for; `axes` places those that are new ('' for whole). */
 function broadcastTarget({ types: [x], attrs }: InferContext<Attrs>): Dim[] {

@@ -1,10 +1,10 @@
 import { attrsText } from '../../ir/attrs.js';
-import type { Node } from '../../ir/graph.js';
+import { topologicalOrder, type Graph, type Node } from '../../ir/graph.js';
 import { lowerAttention } from './ort/attention.js';
 import type { AttentionKernels, AttentionModel } from './ort/lowered.js';
 
 /** Names a kernel gives to the operands of its op; documents cut the rows into calls. */
-const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
+const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse'] as const;
 
 export interface AttentionLowering {
   readonly models: (node: Node) => { model: AttentionModel; mapped: AttentionModel | undefined };
@@ -12,13 +12,26 @@ export interface AttentionLowering {
   readonly taken: (node: Node) => readonly boolean[];
 }
 
-/** Lowers each kind of attention once: layers mostly share theirs. */
-export function attentionLowering(): AttentionLowering {
+/** Forward nodes whose log-sum-exp something reads; the backward computes it anew. */
+function lseReaders(graph: Graph): ReadonlySet<Node> {
+  const read = topologicalOrder(graph).flatMap((node) =>
+    node.op === 'attention_vjp' ? node.operands.filter((_, i) => i !== 5) : node.operands,
+  );
+  const given = [...read, ...graph.outputs.map(({ value }) => value)];
+  return new Set(
+    given.filter(({ node, index }) => node.op === 'attention' && index === 1).map(({ node }) => node),
+  );
+}
+
+/** Lowers each kind of attention of a graph once: layers mostly share theirs. */
+export function attentionLowering(graph: Graph): AttentionLowering {
   const kinds = new Map<string, AttentionKernels>();
+  const read = lseReaders(graph);
   const kernels = (node: Node): AttentionKernels => {
+    const lse = node.op === 'attention' ? read.has(node) : node.operands.length === 8;
     const sizes = node.operands.slice(0, 3).map((v) => v.type.dims.slice(1).map((d) => d.size.key));
-    const key = `${attrsText(node.attrs)} ${sizes.join(';')}`;
-    const known = kinds.get(key) ?? lowerAttention(node);
+    const key = `${attrsText(node.attrs)} ${sizes.join(';')}${lse ? ' lse' : ''}`;
+    const known = kinds.get(key) ?? lowerAttention(node, lse);
     kinds.set(key, known);
     return known;
   };

@@ -254,7 +254,7 @@ export function emitProgram(
 ): Program {
   invariant(graph.order !== undefined, 'a program is emitted from a scheduled graph');
   const groups = groupsOf(graph.order);
-  const attention = attentionLowering();
+  const attention = attentionLowering(graph);
   const escapes = escaping(graph, groups, attention);
   const streamed = new Set(graph.outputs.filter((o) => streamedOutputs.includes(o.name)).map((o) => o.value));
   const outputs = new Set(graph.outputs.map((o) => o.value));

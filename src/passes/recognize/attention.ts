@@ -21,6 +21,7 @@ import {
 } from './roles.js';
 import { isNearMiss, type NearMiss } from './rule.js';
 import { readScores, type Reading } from './scores.js';
+import { asRowSums, scaledRows } from './sink.js';
 import { softmaxDim, unguarded } from './softmax.js';
 
 /** The tokens of a group: the row that `documents` divides. */
@@ -29,7 +30,14 @@ export const TOKENS = symbolSize('S');
 export interface AttentionFound {
   /** The softmax it was read from. */
   readonly softmax: Node;
-  readonly found: ((build: Builder, documents: Value) => Value) | NearMiss;
+  readonly found: ((build: Builder, documents: Value) => Attended) | NearMiss;
+}
+
+export interface Attended {
+  /** What the contraction gave. */
+  readonly product: Value;
+  /** The log-sum-exp of the scores, as a reduction of them; undefined: in no layout that is known. */
+  readonly rowSums: ((sum: Value) => Value) | undefined;
 }
 
 /**
@@ -53,11 +61,14 @@ export function attentionAt(node: Node): AttentionFound | undefined {
 }
 
 function readAt(node: Node, lead: readonly Dim[], weights: Located, v: Located): AttentionFound | undefined {
-  const softmax = softmaxBelow(weights);
+  const scaled = scaledRows(weights);
+  const softmax = softmaxBelow(scaled?.weights ?? weights);
   if (softmax === undefined) return undefined;
   const queryHeads = constantOf(productOfSizes(lead.map((d) => d.size)))!;
   const reading = readScores(softmax, v, queryHeads);
-  const found = isNearMiss(reading) ? reading : attentionFrom(reading, queryHeads, node.results[0]!.type);
+  const found = isNearMiss(reading)
+    ? reading
+    : attentionFrom(reading, queryHeads, node.results[0]!.type, softmax, scaled?.factor);
   return { softmax: softmax.value.node, found };
 }
 
@@ -82,7 +93,9 @@ function attentionFrom(
   { q, k, v, scale, softcap, mask, bias }: Reading,
   queryHeads: number,
   type: Type,
-): ((build: Builder, documents: Value) => Value) | NearMiss {
+  softmax: Located,
+  factor: Value | undefined,
+): ((build: Builder, documents: Value) => Attended) | NearMiss {
   const [ofQ, ofK, ofV] = [q, k, v].map((x) => headsOf(x, queryHeads)) as [Heads, Heads, Heads];
   if (ofQ.repeat !== 1 || ofQ.own !== queryHeads)
     return { nearMiss: `the queries do not have ${queryHeads} heads of their own` };
@@ -107,7 +120,7 @@ function attentionFrom(
       ...(softcap === undefined ? {} : { softcap }),
       ...(slopes.length === 0 ? {} : { slopes }),
     };
-    const [out] = build(
+    const [out, lse] = build(
       'attention',
       [
         tokens(q, 'query', queryHeads),
@@ -117,7 +130,9 @@ function attentionFrom(
       ],
       attrs,
     );
-    return asProduct(build, out!, type);
+    const product = asProduct(build, out!, type);
+    const scaled = factor === undefined ? product : build.one('mul', [product, factor]);
+    return { product: scaled, rowSums: asRowSums(build, lse!, softmax) };
   };
 }
 

@@ -41,6 +41,22 @@ function maskReader(nodes: readonly Node[]): readonly [Node, Value] | undefined 
   return undefined;
 }
 
+/** Refuses what reads the scores of attention beside it, and is no sink that was understood. */
+function refuseBeside(node: Node): void {
+  const { op, attrs, operands, results } = node;
+  const dims = op === 'concat' || op === 'drop_last' ? [attrs['dim'] as number] : attrs['dims'];
+  const wide = op === 'concat' ? results[0]! : operands[0]!;
+  const reads =
+    BESIDE_SCORES.has(op) && wide.type.dims.some((d, i) => (dims as number[]).includes(i) && isSymbolic(d));
+  if (reads)
+    throw new UserError(
+      `${describe(node)} runs over the keys of attention and is not part of one`,
+      'beside softmax, scores may have an attention sink only: one number a head, joined to the keys and cut off after softmax',
+    );
+}
+
+const BESIDE_SCORES: ReadonlySet<string> = new Set(['concat', 'drop_last', 'reduce_max', 'log_sum_exp']);
+
 /**
  * Refuses what would mix tokens behind the back of the sequence-parallel passes: a softmax over tokens that is
  * not attention, and masks that something else reads. Throws a `UserError` that names the ONNX node.
@@ -48,6 +64,7 @@ function maskReader(nodes: readonly Node[]): readonly [Node, Value] | undefined 
 export function refuseLeftovers(graph: Graph, reasons: ReadonlyMap<Node, string>): void {
   const nodes = topologicalOrder(graph);
   for (const node of nodes) {
+    refuseBeside(node);
     const overTokens =
       node.op === 'softmax' && isSymbolic(node.results[0]!.type.dims[softmaxDim(node.results[0]!)]!);
     if (!overTokens) continue;

@@ -1,6 +1,6 @@
 import type { Value } from '../../ir/graph.js';
 import { numberAttr, numbersAttr } from '../../ir/graph.js';
-import { operandOf, operandsOf, uniformOf } from '../match.js';
+import { isUnit, operandOf, operandsOf, uniformOf } from '../match.js';
 import { products, takeFactor, inverted } from './factors.js';
 import type { RecognitionRule } from './rule.js';
 
@@ -28,6 +28,16 @@ const spelled: RecognitionRule = (node, build) => {
   return undefined;
 };
 
+/** softmax(x − t), where t is one number a row. */
+const shifted: RecognitionRule = (node, build) => {
+  const [x, by] = node.op === 'softmax' ? (operandsOf(node.operands[0]!, 'sub') ?? []) : [];
+  if (x === undefined || by === undefined) return undefined;
+  const dim = numberAttr(node.attrs, 'dim');
+  const at = dim - node.results[0]!.type.dims.length + by.type.dims.length;
+  const same = x.type.dims.length === node.results[0]!.type.dims.length && !isUnit(x.type.dims[dim]!);
+  return same && (at < 0 || isUnit(by.type.dims[at]!)) ? build.one('softmax', [x], { dim }) : undefined;
+};
+
 const unshifted = (value: Value, dim: number): Value => {
   const [x, max] = operandsOf(value, 'sub') ?? [];
   return x !== undefined && max !== undefined && operandOf(max, 'reduce_max') === x && reducedDim(max) === dim
@@ -45,4 +55,4 @@ export function unguarded(value: Value): Value | undefined {
 
 export const softmaxDim = (value: Value): number => numberAttr(value.node.attrs, 'dim');
 
-export const softmaxRules: readonly RecognitionRule[] = [spelled];
+export const softmaxRules: readonly RecognitionRule[] = [spelled, shifted];

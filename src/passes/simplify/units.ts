@@ -41,9 +41,11 @@ const squeezeMatmul: Rule = (node, build) => {
   return reshapeTo(build, product, node.results[0]!.type);
 };
 
+const ALONG: ReadonlySet<string> = new Set(['softmax', 'slice', 'concat', 'drop_last']);
+
 /** Ops along `dim`, with one or more operands of equal rank. */
 const squeezeAlong: Rule = (node, build) => {
-  if (node.op !== 'softmax' && node.op !== 'slice' && node.op !== 'concat') return undefined;
+  if (!ALONG.has(node.op)) return undefined;
   const dim = numberAttr(node.attrs, 'dim');
   const drop = Math.min(dim, ...leadingOf(node.operands));
   if (drop === 0) return undefined;
@@ -54,7 +56,7 @@ const squeezeAlong: Rule = (node, build) => {
 
 /** A reduction over a dim of size 1 is none. */
 const squeezeReduction: Rule = (node, build) => {
-  if (!node.op.startsWith('reduce_')) return undefined;
+  if (!node.op.startsWith('reduce_') && node.op !== 'log_sum_exp') return undefined;
   const x = node.operands[0]!;
   const dims = numbersAttr(node.attrs, 'dims');
   const drop = leadingUnits(x.type);

@@ -9,7 +9,7 @@ import { rowElements, type Views } from './views.js';
 type Attention = Extract<Instruction, { kind: 'attention' | 'attention_vjp' }>;
 
 /** Names a kernel gives to the operands of its op, in order; documents become tiles. */
-const OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g'] as const;
+const OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse'] as const;
 const RESULTS = {
   attention: ['out', 'lse'],
   attention_vjp: ['dq', 'dk', 'dv'],

@@ -140,6 +140,24 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
       { num_heads: 2, kv_num_heads: 1, do_rotary: 1 },
     ],
   ],
+  'ONNX Runtime: grouped attention with a sink for each head': [
+    ['Concat', 'x w_x', 'wide', { axis: 2 }],
+    [
+      'ms:GroupQueryAttention',
+      'wide wide wide _ _ last_key total _ _ _ _ sinks',
+      'y keys values',
+      { num_heads: 2, kv_num_heads: 2 },
+    ],
+  ],
+  'ONNX Runtime: grouped attention, smooth': [
+    ['Concat', 'x w_x', 'wide', { axis: 2 }],
+    [
+      'ms:GroupQueryAttention',
+      'wide wide wide _ _ last_key total',
+      'y keys values',
+      { num_heads: 2, kv_num_heads: 2, smooth_softmax: 1, local_window_size: 3 },
+    ],
+  ],
   'ONNX Runtime: grouped attention, packed, in a window, capped': [
     ['Neg', 'x', 'n'],
     ['Concat', 'x w_x n x w_x n x x', 'qkv', { axis: 2 }],
@@ -304,6 +322,7 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         floats('narrow', [WIDTH, 4], (i) => Math.cos(i * i * 0.9)),
         floats('bias', [WIDTH], (i) => Math.sin(i * 5) / 2),
         floats('half', [], () => 0.5),
+        floats('sinks', [2], (i) => i - 0.5),
         ...[2, 1, 8].flatMap((width) => [
           floats(width === 2 ? 'cos' : `cos${width}`, [32, width], (i) =>
             Math.cos(Math.floor(i / width) / (1 + (i % width))),

@@ -120,6 +120,11 @@ const ROTARY_TABLES: Readonly<Record<string, readonly number[]>> = {
   GroupQueryAttention: [7, 8],
 };
 
+/** A tensor that is repeated for every token is still itself. */
+const MOVES: ReadonlySet<string> = new Set(
+  'Expand Tile Reshape Squeeze Unsqueeze Transpose Identity Cast'.split(' '),
+);
+
 function passed(
   role: Role,
   node: OnnxNode,
@@ -127,7 +132,7 @@ function passed(
   result: { data: boolean; fixed: boolean },
 ): Role {
   if (ROTARY_TABLES[node.opType]?.includes(operand) === true) return 'table';
-  if (result.data || result.fixed) return role;
+  if (result.data || result.fixed || (operand === 0 && MOVES.has(node.opType))) return role;
   if (node.opType === 'Cos' || node.opType === 'Sin') return 'angle';
   if ((node.opType === 'Gather' || node.opType === 'Slice') && operand === 0 && role !== 'angle')
     return 'table';

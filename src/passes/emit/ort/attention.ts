@@ -26,6 +26,8 @@ interface Form {
   readonly kvHeads: Dim;
   readonly headSize: Dim;
   readonly valueSize: Dim;
+  /** Whether the log-sum-exp of the scores is wanted, and in the backward its cotangent given. */
+  readonly lse: boolean;
 }
 
 const QUERIES = dim(symbolSize('Tq'));
@@ -39,8 +41,11 @@ const ONE = dim(1);
 
 const f32 = (...dims: readonly Dim[]): Type => tensorType('f32', dims);
 
-/** The tile models of an `attention` or `attention_vjp` node: equal for equal attributes and head sizes. */
-export function lowerAttention(node: Node): AttentionKernels {
+/**
+ * The tile models of an `attention` or `attention_vjp` node: equal for equal attributes and head sizes.
+ * @param lse whether they give the log-sum-exp, or take its cotangent
+ */
+export function lowerAttention(node: Node, lse = false): AttentionKernels {
   invariant(node.op === 'attention' || node.op === 'attention_vjp', `${node.op} is not attention`);
   const constants = node.operands.slice(0, 3).map(({ type }) =>
     type.dims.slice(1).map((d) => {
@@ -50,7 +55,7 @@ export function lowerAttention(node: Node): AttentionKernels {
     }),
   );
   const [[heads, headSize], [kvHeads], [, valueSize]] = constants as [number[], number[], number[]];
-  const sizes = { attrs: node.attrs, headSize: dim(headSize!), valueSize: dim(valueSize!) };
+  const sizes = { attrs: node.attrs, headSize: dim(headSize!), valueSize: dim(valueSize!), lse };
   const models = (grouping: Grouping, kvHeads: Dim): AttentionModels => {
     const form: Form = { ...sizes, grouping, kvHeads };
     return { forward: forwardModel(form), backward: backwardModel(form) };
@@ -249,14 +254,17 @@ const asFloats = ({ build }: Tile, x: OrtValue, type: Type): OrtValue =>
  * Spelt out, because ONNX Runtime's own Softmax is less exact: it put three AdamW steps of gpt2 beyond the bar
  * (1.05 to 1.17 of it, where this is at 0.35 to 0.39).
  */
-function softmax({ build }: Tile, x: OrtValue): OrtValue {
+function softmax({ build }: Tile, x: OrtValue): { weights: OrtValue; lse: () => OrtValue } {
   const type = x.type!;
   const last = build.int64s([type.dims.length - 1]);
   const row = f32(...type.dims.slice(0, -1), ONE);
   const max = build.op('ReduceMax', [x, last], row, { keepdims: 1 });
   const weights = build.op('Exp', [build.op('Sub', [x, max], type)], type);
   const total = build.op('ReduceSum', [weights, last], row, { keepdims: 1 });
-  return build.op('Div', [weights, total], type);
+  return {
+    weights: build.op('Div', [weights, total], type),
+    lse: () => build.op('Add', [max, build.op('Log', [total], row)], row),
+  };
 }
 
 interface Weights {
@@ -266,6 +274,8 @@ interface Weights {
   readonly keys: OrtValue;
   /** Derivative of the capped scores by the scores. */
   readonly slope: (() => OrtValue) | undefined;
+  /** Log-sum-exp of the masked scores: `[heads, rows, 1]`. */
+  readonly lse: () => OrtValue;
 }
 
 function weightsOf(tile: Tile, operands: Operands): Weights {
@@ -283,13 +293,21 @@ function weightsOf(tile: Tile, operands: Operands): Weights {
   const mask = biasOf(tile, operands);
   if (mask === undefined || form.grouping !== 'folded') {
     const masked = mask === undefined ? scores : build.op('Add', [scores, mask], type);
-    return { weights: softmax(tile, masked), queries, keys, slope };
+    return { ...softmax(tile, masked), queries, keys, slope };
   }
   const unfolded = f32(KV_HEADS, GROUP, QUERIES, KEYS);
   const apart = reshape(build, scores, unfolded, [shape.kv, shape.group, shape.tq, shape.tk]);
   const softened = softmax(tile, build.op('Add', [apart, mask], unfolded));
   const rows = build.shapeOp('Mul', [shape.group, shape.tq]);
-  return { weights: reshape(build, softened, type, [shape.kv, rows, shape.tk]), queries, keys, slope };
+  const folded = (x: OrtValue, last: Dim, size: OrtValue): OrtValue =>
+    reshape(build, x, f32(KV_HEADS, GROUP_ROWS, last), [shape.kv, rows, size]);
+  return {
+    weights: folded(softened.weights, KEYS, shape.tk),
+    lse: () => folded(softened.lse(), ONE, build.int64s([1])),
+    queries,
+    keys,
+    slope,
+  };
 }
 
 /** c · tanh(scores / c), and 1 − tanh², where scores are capped. */
@@ -305,10 +323,16 @@ function capped({ build, form }: Tile, scores: OrtValue): Pick<Weights, 'slope'>
 function forwardModel(form: Form): AttentionModel {
   const tile = tileOf(form);
   const operands = operandsOf(tile);
-  const { weights } = weightsOf(tile, operands);
+  const { weights, lse } = weightsOf(tile, operands);
   const values = keysByHead(tile, operands.v, operands);
   const out = tile.build.op('MatMul', [weights, values], f32(batchOf(tile), rowsOf(tile), form.valueSize));
-  return tile.finish({ out: byToken(tile, out, operands) });
+  const given = { out: byToken(tile, out, operands) };
+  if (!form.lse) return tile.finish(given);
+  const rows = byToken(tile, lse(), operands);
+  return tile.finish({
+    ...given,
+    lse: tile.build.op('Squeeze', [rows, tile.build.int64s([2])], f32(QUERIES, HEADS)),
+  });
 }
 
 /**
@@ -320,6 +344,7 @@ function backwardModel(form: Form): AttentionModel {
   const { build } = tile;
   const operands = operandsOf(tile);
   const g = byHead(tile, tile.input('g', f32(QUERIES, HEADS, form.valueSize)), operands);
+  const glse = form.lse ? lseCotangent(tile, operands) : undefined;
   const dkSum = tile.input('dk_acc', operands.k.type!);
   const dvSum = tile.input('dv_acc', operands.v.type!);
   const onehot = form.grouping === 'mapped' ? tile.input('head_onehot', f32(KV_HEADS, HEADS)) : undefined;
@@ -333,7 +358,8 @@ function backwardModel(form: Form): AttentionModel {
   const dWeights = build.op('MatMul', [g, transposed(tile, values)], scores);
   const along = build.op('Mul', [dWeights, weights], scores);
   const perRow = f32(batchOf(tile), rowsOf(tile), ONE);
-  const delta = build.op('ReduceSum', [along, build.int64s([2])], perRow, { keepdims: 1 });
+  const sums = build.op('ReduceSum', [along, build.int64s([2])], perRow, { keepdims: 1 });
+  const delta = glse === undefined ? sums : build.op('Sub', [sums, glse], perRow);
   const centred = build.op('Sub', [dWeights, delta], scores);
   const dCapped = build.op('Mul', [centred, weights], scores);
   const dScores = slope === undefined ? dCapped : build.op('Mul', [dCapped, slope()], scores);
@@ -349,6 +375,13 @@ function backwardModel(form: Form): AttentionModel {
     dk: addToKeys(tile, dkSum, dk, onehot),
     dv: dvTotal,
   });
+}
+
+/** The cotangent of the log-sum-exp `[Tq, Hl]`, a number a row of scores: a score's share of it is its weight. */
+function lseCotangent(tile: Tile, operands: Operands): OrtValue {
+  const { build } = tile;
+  const given = tile.input('glse', f32(QUERIES, HEADS));
+  return byHead(tile, build.op('Unsqueeze', [given, build.int64s([2])], f32(QUERIES, HEADS, ONE)), operands);
 }
 
 /** sum[Tk, Hkvl, D] + x[Hl, Tk, D], query heads added up into the K/V heads they read. */

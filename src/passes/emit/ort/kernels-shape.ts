@@ -44,6 +44,10 @@ export const slice: OrtKernel = {
   },
 };
 
+export const dropLast: OrtKernel = {
+  lower: (k) => [sliceOf(k, k.operand(0), resultType(k), [attrDim(k), 0, -numberAttr(k.attrs, 'count'), 1])],
+};
+
 /** Zeros around one dim. */
 function padded(k: KernelContext, x: OrtValue, at: number, before: number, after: number): OrtValue {
   if (before === 0 && after === 0) return x;
@@ -99,7 +103,7 @@ export const concat: OrtKernel = {
 };
 
 /** Axes are never negative: of an empty tensor ONNX Runtime then gives back the operand's shape. */
-export const reduction = (op: 'ReduceSum' | 'ReduceMean' | 'ReduceMax'): OrtKernel => ({
+export const reduction = (op: 'ReduceSum' | 'ReduceMean' | 'ReduceMax' | 'ReduceLogSumExp'): OrtKernel => ({
   lower: (k) => {
     const dims = numbersAttr(k.attrs, 'dims').map((d) => dimIndex(d, operandType(k, 0).dims.length));
     if (dims.length === 0) return [k.operand(0)];

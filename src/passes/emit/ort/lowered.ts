@@ -51,6 +51,7 @@ export interface AttentionModels {
  * backward: `q`, `k`, `v`, `g` f32[Tq, Hl, Dv], `dk_acc` f32[Tk, Hkvl, D], `dv_acc` f32[Tk, Hkvl, Dv],
  * `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
  *
+ * `lse` f32[Tq, Hl] is given, and its cotangent `glse` taken, where something reads it.
  * `slopes` f32[Hl] of the local query heads is there where the node has slopes; `offset` is absent where
  * distances do not matter: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and
  * `dv`) may be the same memory.

@@ -146,6 +146,8 @@ interface Scoring {
   readonly causal: boolean;
   /** Keys a query sees, its own included; only where causal. */
   readonly window: number | undefined;
+  /** Beside the scores of a row in its softmax, without a value: one number a head, [H], or one for all. */
+  readonly sink?: Value | undefined;
 }
 
 interface Attended {
@@ -173,8 +175,17 @@ export function attend(ctx: TranslateContext, q: Value, k: Value, v: Value, scor
     const [, , rows, columns] = sizesOf(product) as [Size, Size, Size, Size];
     masked = build.one('add', [masked, ctx.causalMask([one, one, rows, columns], scoring.window)]);
   }
-  const weights = guarded(ctx, build.one('softmax', [masked], { dim: 3 }), scoring.added);
+  const alone = guarded(ctx, build.one('softmax', [masked], { dim: 3 }), scoring.added);
+  const weights = scoring.sink === undefined ? alone : withSink(ctx, alone, masked, scoring.sink);
   return { out: build.one('matmul', [weights, values]), scores: [product, capped, masked, weights] };
+}
+
+/** Softmax's weights less what a sink takes of each row: recognition reads the product as attention. */
+function withSink(ctx: TranslateContext, weights: Value, scores: Value, sink: Value): Value {
+  const { build } = ctx;
+  const perHead = sink.type.dims.length === 0 ? sink : reshapeTo(ctx, sink, [sizesOf(sink)[0]!, one, one]);
+  const sum = build.one('log_sum_exp', [scores], { dims: [3], keep: true });
+  return build.one('mul', [weights, build.one('sigmoid', [build.one('sub', [sum, perHead])])]);
 }
 
 /** A row that an unknown mask hides whole has weights of 0. Recognised masks hide no row whole. */

@@ -2,7 +2,7 @@
 import type { Value } from '../../../graph.js';
 import { constantOf } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type Shaped, type TranslateContext } from '../context.js';
-import { broadcastSizes, one, printDims, type Dims } from '../shapes.js';
+import { broadcastSizes, isTokens, one, printDims, type Dims } from '../shapes.js';
 import { reshapeTo } from './layout.js';
 
 const MatMul: OnnxOp = {
@@ -74,6 +74,10 @@ export function reducedDims(ctx: OpContext, rank: number): readonly number[] | u
   return ctx.int('noop_with_empty_axes', 0) === 1 ? undefined : Array.from({ length: rank }, (_, i) => i);
 }
 
+/** Whether a reduction runs over the keys of attention scores: recognition reads it or refuses it. */
+export const isRowOfScores = (dims: Dims, reduced: readonly number[]): boolean =>
+  reduced.length === 1 && dims.some((size, i) => !reduced.includes(i) && isTokens(size));
+
 const reduction = (op: string | undefined): OnnxOp => ({
   values: [0],
   infer: (ctx) => {
@@ -92,7 +96,8 @@ const reduction = (op: string | undefined): OnnxOp => ({
           if (reduced === undefined) return [ctx.value(0)];
           if (irDtype(dtype) !== 'f32')
             ctx.fail(`reduces ${dtype} values that depend on the tokens`, 'export the model without it');
-          if (op !== 'reduce_sum' && reduced.some((i) => constantOf(dims[i]!) === undefined))
+          const overTokens = reduced.some((i) => constantOf(dims[i]!) === undefined);
+          if (op !== 'reduce_sum' && overTokens && !(op === 'reduce_max' && isRowOfScores(dims, reduced)))
             ctx.fail(
               'reduces over the tokens',
               'export a model with one prediction a token (no pooling head)',

@@ -2,8 +2,9 @@
 import type { Value } from '../../../graph.js';
 import { constantOf, constantSize } from '../../../size.js';
 import type { OnnxOp, OpContext, Shaped, TranslateContext } from '../context.js';
-import type { Dims } from '../shapes.js';
+import { printDims, type Dims } from '../shapes.js';
 import { attend, constantDim, headsFirst, rotate, rowsOf, splitHeads, tokensFirst } from './attention.js';
+import { scalar } from './contract.js';
 
 const add = (ctx: TranslateContext, a: Value, b: Value): Value => ctx.build.one('add', [a, b]);
 
@@ -132,13 +133,21 @@ const MultiHeadAttention: OnnxOp = {
 const cacheOutputs = (ctx: OpContext): readonly Shaped[] =>
   ctx.node.outputs.slice(1).map(() => ({ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims }));
 
+/** A sink of each head, `[heads]`; without one, a smooth softmax has a sink of 0. */
+function sinkOf(ctx: TranslateContext, heads: number): Value | undefined {
+  if (!ctx.has(11)) return ctx.int('smooth_softmax', 0) === 1 ? scalar(ctx, 0) : undefined;
+  const { dims } = ctx.operand(11);
+  if (dims.length !== 1 || constantOf(dims[0]!) !== heads)
+    ctx.fail(`has sinks of ${printDims(dims)}, expected one for each of ${heads} heads`);
+  return ctx.value(11);
+}
+
 const GroupQueryAttention: OnnxOp = {
-  values: [0, 1, 2, 7, 8, 9, 10],
+  values: [0, 1, 2, 7, 8, 9, 10, 11],
   infer: (ctx) => {
     refuseOperands(ctx, {
       3: 'a KV cache that is not empty',
       4: 'a KV cache that is not empty',
-      11: 'attention sinks',
       12: 'a quantised KV cache',
       13: 'a quantised KV cache',
     });
@@ -150,8 +159,6 @@ const GroupQueryAttention: OnnxOp = {
     return [{ dtype: q.dtype, dims: [q.dims[0]!, q.dims[1]!, constantSize(hidden)] }, ...cacheOutputs(ctx)];
   },
   translate: (ctx) => {
-    if (ctx.int('smooth_softmax', 0) === 1)
-      ctx.fail('has attention sinks (smooth_softmax)', 'use a model without');
     const [heads, kvHeads] = [ctx.int('num_heads', 0), ctx.int('kv_num_heads', 0)];
     const size = constantDim(ctx, ctx.results[0]!.dims[2], 'the hidden size') / heads;
     const packed = ctx.value(0);
@@ -176,6 +183,7 @@ const GroupQueryAttention: OnnxOp = {
       added: ctx.has(10) ? ctx.additiveMask(10) : undefined,
       causal: true,
       window: window > 0 ? window : undefined,
+      sink: sinkOf(ctx, heads),
     });
     return [mergeHeads(ctx, tokensFirst(ctx, out))];
   },

@@ -154,15 +154,12 @@ const Concat: OnnxOp = {
     if (values.length === 1) return [values[0]];
     if (ctx.operands.some((operand) => constantOf(operand.dims[at]!) === undefined)) {
       const scores = ctx.operands.some(({ dims }) => dims.some((d, i) => i !== at && isTokens(d)));
-      if (scores)
+      // A column beside those of the keys: an attention sink, which recognition reads or refuses.
+      if (!scores)
         ctx.fail(
-          'adds a column to attention scores, beside those of the keys (an attention sink), which is not supported',
-          'use a model without attention sinks',
+          'joins along the tokens, which packed sequences do not allow',
+          'export the model without a KV cache or prompt (use_cache=False)',
         );
-      ctx.fail(
-        'joins along the tokens, which packed sequences do not allow',
-        'export the model without a KV cache or prompt (use_cache=False)',
-      );
     }
     return [ctx.build.one('concat', values, { dim: at })];
   },

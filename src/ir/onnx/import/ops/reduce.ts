@@ -3,7 +3,7 @@ import type { Value } from '../../../graph.js';
 import { constantOf } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
 import { one, type Dims } from '../shapes.js';
-import { reducedDims } from './contract.js';
+import { isRowOfScores, reducedDims } from './contract.js';
 import { reshapeTo } from './layout.js';
 import { spell, type Spelling } from './spell.js';
 
@@ -78,6 +78,10 @@ const ReduceLogSumExp: OnnxOp = {
     const { dims, dtype } = ctx.operand(0);
     if (irDtype(dtype) !== 'f32') ctx.fail(`reduces ${dtype} values that depend on the tokens`);
     const reduced = reducedDims(ctx, dims.length) ?? [];
+    if (reduced.some((i) => constantOf(dims[i]!) === undefined) && isRowOfScores(dims, reduced))
+      return [
+        ctx.build.one('log_sum_exp', [ctx.value(0)], { dims: reduced, keep: ctx.int('keepdims', 1) === 1 }),
+      ];
     const result = reduced.length === 0 ? ctx.value(0) : logSumExp(ctx, ctx.value(0), reduced);
     return [reshapeTo(ctx, result, ctx.results[0]!.dims)];
   },

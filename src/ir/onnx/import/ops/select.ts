@@ -1,6 +1,6 @@
 /** Parts of a tensor: slices and reads at an index. */
 import type { Value } from '../../../graph.js';
-import { constantOf, constantSize, type Size } from '../../../size.js';
+import { constantOf, constantSize, subSizes, type Size } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
 import { isTokens, one, printDims, sameDims, sliceBounds, type Dims, type SliceBounds } from '../shapes.js';
 import { DYNAMIC_HINT, knownStrides, pick, reshapeTo } from './layout.js';
@@ -84,6 +84,10 @@ function sliceValue(ctx: TranslateContext, value: Value, cut: Cut): Value {
   if (cut.step < 0) return ctx.fail('reverses a dim', 'export the model without it');
   if (constantOf(size) !== undefined && start !== undefined && end !== undefined)
     return ctx.build.one('slice', [value], { dim: cut.axis, start, end, step: cut.step });
+  const dropped = constantOf(subSizes(size, cut.end));
+  // What a concatenation added to the tokens.
+  if (!isTokens(size) && start === 0 && cut.step === 1 && isTokens(cut.end) && (dropped ?? 0) > 0)
+    return ctx.build.one('drop_last', [value], { dim: cut.axis, count: dropped! });
   // A table cut at the length of the sequence: its row for each position of a document.
   if (!ctx.isData(0) && start === 0 && isTokens(cut.end) && cut.step === 1)
     return rowsAtPositions(ctx, value, cut.axis);
