@@ -72,6 +72,11 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
     ['Split', 'x', 'a b', { axis: -1, num_outputs: 2 }],
     ['Mul', 'a b', 'y'],
   ],
+  'pad features': [
+    ['Pad', 'x pads half', 'p'],
+    ['Slice', 'p one far two', 'q'],
+    ['Pad', 'q cut _ last_axis', 'y'],
+  ],
   slice: [['Slice', 'x one far two two', 'y']],
   'gather columns': [['Gather', 'x columns', 'y', { axis: 2 }]],
   'gather one column': [
@@ -340,6 +345,9 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         ints('minus', [-1]),
         ints('far', [2 ** 53]),
         ints('three_five', [3, 5]),
+        ints('pads', [0, 0, 2, 0, 0, 1]),
+        ints('cut', [-3, 2]),
+        ints('last_axis', [-1]),
         ints('columns', [6, 7, 0, -2]),
         ints('repeats', [1, 1, 3]),
         ints('pair', [1, 1, 2]),

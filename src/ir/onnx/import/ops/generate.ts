@@ -1,8 +1,8 @@
 /** Operations that make or address values by index: understood through shapes and evaluation, not translated. */
-import { constantOf, constantSize, mulSizes, addSizes, type Size } from '../../../size.js';
+import { constantOf, constantSize, mulSizes, addSizes } from '../../../size.js';
 import { dtypeOfCode } from '../../dtype.js';
 import { broadcastOperands, MAX_KNOWN, type OnnxOp, type OpContext, type Shaped } from '../context.js';
-import { broadcastSizes, elementsOf, numericDims, rangeCount, type Dims } from '../shapes.js';
+import { broadcastSizes, elementsOf, numericDims, rangeCount } from '../shapes.js';
 
 const Shape: OnnxOp = {
   values: [],
@@ -76,22 +76,6 @@ const Trilu: OnnxOp = { infer: (ctx) => [same(ctx)] };
 /** Type and dims of the first operand. */
 const same = (ctx: OpContext): Shaped => ({ dtype: ctx.operand(0).dtype, dims: ctx.operand(0).dims });
 
-const Pad: OnnxOp = {
-  infer: (ctx) => {
-    const { dtype, dims } = ctx.operand(0);
-    const pads: readonly Size[] = ctx.has(1) ? ctx.ints(1) : (ctx.intList('pads') ?? []).map(constantSize);
-    const axes = ctx.has(3)
-      ? ctx.numbers(3).map((axis) => ctx.axis(axis, dims.length))
-      : dims.map((_, i) => i);
-    if (pads.length !== 2 * axes.length) ctx.fail(`has ${pads.length} pads for ${axes.length} axes`);
-    const padded: Dims = dims.map((size, i) => {
-      const at = axes.indexOf(i);
-      return at < 0 ? size : addSizes(size, addSizes(pads[at]!, pads[at + axes.length]!));
-    });
-    return [{ dtype, dims: padded }];
-  },
-};
-
 export const generateOps = {
   Shape,
   Size: SizeOf,
@@ -114,5 +98,4 @@ export const generateOps = {
   Acosh: elementwise,
   Atanh: elementwise,
   Trilu,
-  Pad,
 } as const satisfies Record<string, OnnxOp>;

@@ -10,6 +10,7 @@ import { generateOps } from './generate.js';
 import { layoutOps } from './layout.js';
 import { normOps } from './norm.js';
 import { oneHotOps } from './one-hot.js';
+import { padOps } from './pad.js';
 import { poolingOps } from './pooling.js';
 import { reduceOps } from './reduce.js';
 import { scatterOps } from './scatter.js';
@@ -23,6 +24,7 @@ export const ONNX_OPS = {
   ...selectOps,
   ...scatterOps,
   ...generateOps,
+  ...padOps,
   ...contractOps,
   ...normOps,
   ...reduceOps,

@@ -14,7 +14,7 @@ const because = (
 ): readonly (readonly [name: string, refusal: Refusal])[] =>
   names.split(' ').map((name) => [name, { reason, hint }] as const);
 
-const TEXT_ONLY = 'use a language model: images and sound are not supported';
+const TEXT_ONLY = 'use a transformer: images, sound and state-space layers are not supported';
 const FLOAT_MODEL = 'export the float model: quantised weights cannot be trained';
 const NO_CONTROL_FLOW = 'export without control flow: torch.onnx.export(..., dynamo=True)';
 const NO_FUSION = 'export without runtime-specific fusions (optimize=False), to opset 14 … 23 of ai.onnx';
