@@ -1,9 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, readdirSync, readFileSync, statSync, type Stats } from 'node:fs';
+import { readdirSync, readFileSync, statSync, type Stats } from 'node:fs';
 import { mkdir, open, readdir, realpath, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { invariant, UserError } from '../errors.js';
-import { errorCode, explainReadError, explainWriteError } from './fs-errors.js';
+import { errorCode, explainWriteError } from './fs-errors.js';
+import { chunksOf } from './pieces.js';
 
 /**
  * Everything ithaca saves goes to a temporary sibling first, reaches the disk (fsync) and is then renamed: a
@@ -171,13 +172,9 @@ export interface FileDigest {
 export async function digestFile(file: string): Promise<FileDigest> {
   const hash = createHash('sha256');
   let bytes = 0;
-  try {
-    for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
-      hash.update(chunk);
-      bytes += chunk.length;
-    }
-  } catch (error) {
-    throw explainReadError(error, file);
+  for await (const chunk of chunksOf(file)) {
+    hash.update(chunk);
+    bytes += chunk.length;
   }
   return { sha256: hash.digest('hex'), bytes };
 }

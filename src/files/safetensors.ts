@@ -1,7 +1,9 @@
-import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync } from 'node:fs';
 import { invariant, unreachable, UserError } from '../errors.js';
 import { AtomicFile } from './atomic.js';
+import { readFloats } from './floats.js';
 import { explainReadError, explainWriteError } from './fs-errors.js';
+import { bytesOf, readFully, viewsOf, writeFully } from './pieces.js';
 import {
   DTYPE_BYTES,
   layOut,
@@ -25,8 +27,6 @@ export type { SafetensorsDtype, TensorDeclaration, TensorInfo } from './safetens
 export type TensorData = Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array;
 /** What a writer takes: F16 and BF16 as their bits, BOOL as bytes 0 and 1. */
 export type StoredData = TensorData | Uint16Array;
-
-const IO_BYTES = 1 << 26;
 
 /** An open file whose header was checked; tensors are read when asked for, synchronously. Close it. */
 export class SafetensorsReader {
@@ -102,19 +102,16 @@ export class SafetensorsReader {
     const info = this.info(name);
     invariant(start >= 0 && start + target.length <= info.elements, `range outside ${name}`);
     const position = info.offset + start * DTYPE_BYTES[info.dtype];
+    const read = (bytes: Uint8Array, offset: number): void => this.#readBytes(bytes, position + offset);
     switch (info.dtype) {
       case 'F32':
-        this.#readBytes(bytesOf(target), position);
-        return;
+        return readFloats('f32', target, read);
       case 'F64':
-        this.#convert(new Float64Array(chunkLength(target)), position, target, (chunk, to) => to.set(chunk));
-        return;
+        return readFloats('f64', target, read);
       case 'F16':
-        this.#convert(new Uint16Array(chunkLength(target)), position, target, float32OfHalf);
-        return;
+        return readFloats('f16', target, read);
       case 'BF16':
-        this.#convert(new Uint16Array(chunkLength(target)), position, target, float32OfBfloat16);
-        return;
+        return readFloats('bf16', target, read);
       case 'I64':
       case 'I32':
       case 'U8':
@@ -132,33 +129,26 @@ export class SafetensorsReader {
   }
 
   #fill<Data extends TensorData>(info: TensorInfo, data: Data): Data {
-    this.#readBytes(bytesOf(data), info.offset);
-    return data;
-  }
-
-  /** Reads through `chunk`, reused, so that a conversion never holds a second copy of the tensor. */
-  #convert<Chunk extends Float64Array | Uint16Array>(
-    chunk: Chunk,
-    position: number,
-    target: Float32Array,
-    convert: (from: Chunk, to: Float32Array) => void,
-  ): void {
-    for (let done = 0; done < target.length; done += chunk.length) {
-      const part = chunk.subarray(0, Math.min(chunk.length, target.length - done)) as Chunk;
-      this.#readBytes(bytesOf(part), position + done * chunk.BYTES_PER_ELEMENT);
-      convert(part, target.subarray(done, done + part.length));
+    let position = info.offset;
+    for (const part of viewsOf(data)) {
+      this.#readBytes(bytesOf(part), position);
+      position += part.byteLength;
     }
+    return data;
   }
 
   #readBytes(target: Uint8Array, position: number): void {
     invariant(this.#descriptor !== undefined, `${this.path} is closed`);
-    readFully(this.path, this.#descriptor, target, position);
+    fill(this.path, this.#descriptor, target, position);
   }
 }
 
+/** Consecutive parts of a tensor. The memory of one may be used again for the next. */
+export type Pieces = Iterable<StoredData> | AsyncIterable<StoredData>;
+
 export interface SafetensorsEntry extends TensorDeclaration {
-  /** row-major; a function is called once, when its turn to be written has come */
-  readonly data: StoredData | (() => StoredData);
+  /** row-major; a function is called once, when its turn to be written has come, and may give it in pieces */
+  readonly data: StoredData | (() => StoredData | Pieces);
 }
 
 /**
@@ -174,7 +164,11 @@ export async function writeSafetensors(
   const all = [...entries];
   const writer = await SafetensorsStreamWriter.create(path, all, metadata);
   try {
-    for (const { name, data } of all) await writer.append(name, typeof data === 'function' ? data() : data);
+    for (const { name, data } of all) {
+      const given = typeof data === 'function' ? data() : data;
+      if (ArrayBuffer.isView(given)) await writer.append(name, given);
+      else for await (const piece of given) await writer.append(name, piece);
+    }
   } catch (error) {
     await writer.abort();
     throw error;
@@ -215,7 +209,11 @@ export class SafetensorsStreamWriter {
     const start = this.#written.get(name) ?? 0;
     invariant(start + data.length <= info.elements, `${name} gets more than its ${info.elements} elements`);
     this.#written.set(name, start + data.length);
-    await this.#write(bytesOf(data), info.offset + start * DTYPE_BYTES[info.dtype]);
+    let position = info.offset + start * DTYPE_BYTES[info.dtype];
+    for (const part of viewsOf(data)) {
+      await this.#write(bytesOf(part), position);
+      position += part.byteLength;
+    }
   }
 
   /**
@@ -227,11 +225,12 @@ export class SafetensorsStreamWriter {
     invariant(info !== undefined && holds(info.dtype, data), `${name} was not declared so`);
     invariant(start >= 0 && start + data.length <= info.elements, `a piece outside ${name}`);
     this.#written.set(name, (this.#written.get(name) ?? 0) + data.length);
-    const bytes = bytesOf(data);
-    const position = info.offset + start * DTYPE_BYTES[info.dtype];
+    let position = info.offset + start * DTYPE_BYTES[info.dtype];
     try {
-      for (let done = 0; done < bytes.length;)
-        done += writeSync(this.file.handle.fd, bytes, done, bytes.length - done, position + done);
+      for (const part of viewsOf(data)) {
+        writeFully(this.file.handle.fd, bytesOf(part), position);
+        position += part.byteLength;
+      }
     } catch (error) {
       throw explainWriteError(error, this.file.path);
     }
@@ -256,8 +255,13 @@ export class SafetensorsStreamWriter {
   async #write(data: Uint8Array, position: number): Promise<void> {
     try {
       for (let done = 0; done < data.length;) {
-        const length = Math.min(IO_BYTES, data.length - done);
-        done += (await this.file.handle.write(data, done, length, position + done)).bytesWritten;
+        const { bytesWritten } = await this.file.handle.write(
+          data,
+          done,
+          data.length - done,
+          position + done,
+        );
+        done += bytesWritten;
       }
     } catch (error) {
       await this.abort();
@@ -279,25 +283,21 @@ function readHeader(path: string, descriptor: number) {
   if (!stats.isFile()) throw malformed(path, 'it is not a regular file');
   if (stats.size < LENGTH_BYTES) throw malformed(path, `${stats.size} bytes are too few`);
   const prefix = Buffer.alloc(LENGTH_BYTES);
-  readFully(path, descriptor, prefix, 0);
+  fill(path, descriptor, prefix, 0);
   const headerBytes = Number(prefix.readBigUInt64LE());
   const dataBytes = stats.size - LENGTH_BYTES - headerBytes;
   if (headerBytes > MAX_HEADER_BYTES || dataBytes < 0) {
     throw malformed(path, `its header claims ${headerBytes} bytes, the file has ${stats.size}`);
   }
   const header = new Uint8Array(headerBytes);
-  readFully(path, descriptor, header, LENGTH_BYTES);
+  fill(path, descriptor, header, LENGTH_BYTES);
   const { tensors, metadata } = parseHeader(path, header, stats.size);
   return { tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])), metadata };
 }
 
-function readFully(path: string, descriptor: number, target: Uint8Array, position: number): void {
-  for (let done = 0; done < target.length;) {
-    const length = Math.min(IO_BYTES, target.length - done);
-    const count = readSync(descriptor, target, done, length, position + done);
-    if (count === 0) throw malformed(path, `it ends at byte ${position + done}`);
-    done += count;
-  }
+function fill(path: string, descriptor: number, target: Uint8Array, position: number): void {
+  const count = readFully(descriptor, target, position);
+  if (count < target.length) throw malformed(path, `it ends at byte ${position + count}`);
 }
 
 function allocate<Data>(path: string, info: TensorInfo, create: new (length: number) => Data): Data {
@@ -331,30 +331,4 @@ function holds(dtype: SafetensorsDtype, data: StoredData): boolean {
     default:
       return unreachable(dtype);
   }
-}
-
-function bytesOf(data: StoredData): Uint8Array {
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-}
-
-function chunkLength(target: Float32Array): number {
-  return Math.min(target.length, 1 << 18);
-}
-
-/** Half precision: 1 sign, 5 exponent, 10 fraction bits; the smallest exponent is without the implicit one. */
-function float32OfHalf(bits: Uint16Array, target: Float32Array): void {
-  for (const [index, half] of bits.entries()) {
-    const sign = half & 0x8000 ? -1 : 1;
-    const exponent = (half >> 10) & 0x1f;
-    const fraction = half & 0x3ff;
-    if (exponent === 0) target[index] = sign * fraction * 2 ** -24;
-    else if (exponent === 0x1f) target[index] = fraction === 0 ? sign * Infinity : NaN;
-    else target[index] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-  }
-}
-
-/** bfloat16 is the upper half of a float32. */
-function float32OfBfloat16(bits: Uint16Array, target: Float32Array): void {
-  const words = new Uint32Array(target.buffer, target.byteOffset, target.length);
-  for (const [index, half] of bits.entries()) words[index] = half << 16;
 }

@@ -1,19 +1,11 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import path from 'node:path';
 import { invariant, unreachable, UserError } from '../errors.js';
+import { floatBytes, readFloats, type StoredFloat } from '../files/floats.js';
 import { errorCode, explainReadError } from '../files/fs-errors.js';
+import { readFully } from '../files/pieces.js';
 import { SafetensorsReader } from '../files/safetensors.js';
-import { bf16ToNumber, f16ToNumber } from '../ir/onnx/half.js';
 import type { ParameterEntry, WeightLocation } from './manifest.js';
-
-/** Element types a stored parameter may have, with their width. */
-const WIDTHS: ReadonlyMap<string, number> = new Map([
-  ['f32', 4],
-  ['f64', 8],
-  ['f16', 2],
-  ['bf16', 2],
-]);
-const CHUNK_BYTES = 1 << 22;
 
 /** Elements of a parameter. @throws UserError above 2^50 (more than any disk) */
 export function elementsOf({ name, shape }: ParameterEntry): number {
@@ -35,7 +27,7 @@ export function checkWeight(parameter: ParameterEntry, modelBytes: number): void
   const { name, weight } = parameter;
   const elements = elementsOf(parameter);
   if (weight.kind !== 'model' && weight.kind !== 'external') return;
-  const width = WIDTHS.get(weight.dtype);
+  const width = floatBytes(weight.dtype);
   if (width === undefined) throw new UserError(`parameter ${name} has element type ${weight.dtype}`);
   if (weight.bytes !== elements * width)
     throw new UserError(`parameter ${name} has ${weight.bytes} bytes, its shape needs ${elements * width}`);
@@ -124,7 +116,7 @@ function withSafetensors(file: string, { name, shape }: ParameterEntry, use: (st
 type StoredRange = Extract<WeightLocation, { kind: 'model' | 'external' }>;
 
 function withRange(file: string, what: string, at: StoredRange, use: (stored: Stored) => void): void {
-  const width = WIDTHS.get(at.dtype);
+  const width = floatBytes(at.dtype);
   invariant(width !== undefined, `${what} was not checked`);
   const descriptor = openFile(file, what);
   try {
@@ -138,46 +130,18 @@ function withRange(file: string, what: string, at: StoredRange, use: (stored: St
       );
     const read = (target: Float32Array, first: number): void => {
       const position = at.offset + first * width;
-      if (at.dtype !== 'f32') return convert(descriptor, file, at.dtype, width, target, position);
-      const bytes = new Uint8Array(target.buffer, target.byteOffset, target.byteLength);
-      readFully(descriptor, file, bytes, position);
+      const fill = (bytes: Uint8Array, offset: number): void => {
+        const count = readFully(descriptor, bytes, position + offset);
+        if (count < bytes.length)
+          throw new UserError(`${file} ends at byte ${position + offset + count}`, 'the file is truncated');
+      };
+      readFloats(at.dtype as StoredFloat, target, fill);
     };
     use({ read });
   } finally {
     closeSync(descriptor);
   }
 }
-
-/** Reads through one reused chunk, so that a conversion never holds a second copy of the tensor. */
-function convert(
-  descriptor: number,
-  file: string,
-  dtype: string,
-  width: number,
-  target: Float32Array,
-  start: number,
-): void {
-  const chunkLength = Math.min(target.length, CHUNK_BYTES / width);
-  const chunk = new Uint8Array(chunkLength * width);
-  for (let done = 0; done < target.length; done += chunkLength) {
-    const length = Math.min(chunkLength, target.length - done);
-    readFully(descriptor, file, chunk.subarray(0, length * width), start + done * width);
-    const to = target.subarray(done, done + length);
-    if (dtype === 'f64') to.set(new Float64Array(chunk.buffer, 0, length));
-    else widen(new Uint16Array(chunk.buffer, 0, length), to, dtype === 'f16' ? f16Table() : bf16Table());
-  }
-}
-
-function widen(from: Uint16Array, to: Float32Array, table: Float32Array): void {
-  for (let i = 0; i < from.length; i++) to[i] = table[from[i]!]!;
-}
-
-const tableOf = (widenOne: (bits: number) => number): (() => Float32Array) => {
-  let table: Float32Array | undefined;
-  return () => (table ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => widenOne(bits)));
-};
-const f16Table = tableOf(f16ToNumber);
-const bf16Table = tableOf(bf16ToNumber);
 
 function openFile(file: string, what: string): number {
   try {
@@ -191,19 +155,5 @@ function openFile(file: string, what: string): number {
       'put the file back, or compile the model again where it lies now',
       { cause: error },
     );
-  }
-}
-
-function readFully(descriptor: number, file: string, target: Uint8Array, position: number): void {
-  for (let done = 0; done < target.length;) {
-    const count = readSync(
-      descriptor,
-      target,
-      done,
-      Math.min(1 << 30, target.length - done),
-      position + done,
-    );
-    if (count === 0) throw new UserError(`${file} ends at byte ${position + done}`, 'the file is truncated');
-    done += count;
   }
 }

@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { mkdir, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { invariant, UserError } from '../errors.js';
 import { digestFile, writeDirectoryAtomic } from '../files/atomic.js';
-import { explainReadError } from '../files/fs-errors.js';
+import { chunksOf } from '../files/pieces.js';
 import { writeSafetensors, type SafetensorsEntry } from '../files/safetensors.js';
 import { checkProgram } from './check.js';
 import { generateIndex } from './index-ts.js';
@@ -154,7 +153,7 @@ async function copyHashed(source: string, target: string): Promise<{ sha256: str
   let bytes = 0;
   const handle = await open(target, 'wx');
   try {
-    for await (const chunk of readChunks(source)) {
+    for await (const chunk of chunksOf(source)) {
       hash.update(chunk);
       bytes += chunk.length;
       for (let done = 0; done < chunk.length;) {
@@ -165,16 +164,6 @@ async function copyHashed(source: string, target: string): Promise<{ sha256: str
     await handle.close();
   }
   return { sha256: hash.digest('hex'), bytes };
-}
-
-/** Errors of the source, not of the disk that is written to, are explained as such. */
-async function* readChunks(source: string): AsyncGenerator<Buffer> {
-  const stream = createReadStream(source, { highWaterMark: 1 << 20 });
-  try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
-  } catch (error) {
-    throw explainReadError(error, source);
-  }
 }
 
 /** JSON with one pass a line. */
