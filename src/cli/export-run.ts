@@ -34,7 +34,7 @@ export async function runExport(target: string, request: ExportRequest): Promise
     const files: string[] = [];
     let unnamed: readonly string[] = [];
     if (request.output !== undefined) {
-      await exportOnnx(pkg, checkpoint.weights, request.output, request.model);
+      await exportOnnx(pkg, checkpoint.weights, request.output, { model: request.model });
       files.push(request.output);
     }
     if (request.safetensors !== undefined) {

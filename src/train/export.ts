@@ -2,7 +2,8 @@ import path from 'node:path';
 import { invariant, UserError } from '../errors.js';
 import { digestFile } from '../files/atomic.js';
 import { statIfPresent } from '../files/fs-errors.js';
-import { writeSafetensors, type SafetensorsEntry, type SafetensorsReader } from '../files/safetensors.js';
+import { PIECE_BYTES, rangesOf, tilesOf } from '../files/pieces.js';
+import { SafetensorsStreamWriter, type SafetensorsReader } from '../files/safetensors.js';
 import { writeTrainedModel, type WeightValues } from '../ir/onnx/write.js';
 import type { ParameterEntry } from '../package/manifest.js';
 import { MODEL } from '../package/paths.js';
@@ -31,15 +32,19 @@ export async function exportOnnx(
   pkg: Package,
   weights: SafetensorsReader,
   out: string,
-  model?: string,
+  { model, pieceBytes }: { readonly model?: string; readonly pieceBytes?: number } = {},
 ): Promise<void> {
   const values = new Map<string, WeightValues>();
   for (const parameter of pkg.manifest.parameters) {
     if (!parameter.trainable) continue;
     checkWeight(parameter, weights);
-    values.set(parameter.name, { read: () => readFloats(weights, parameter) });
+    const { name } = parameter;
+    values.set(name, {
+      elements: weights.info(name).elements,
+      read: (start, target) => weights.readRange(name, start, target),
+    });
   }
-  writeTrainedModel(await sourceModel(pkg, model), out, values);
+  writeTrainedModel(await sourceModel(pkg, model), out, values, pieceBytes);
 }
 
 /**
@@ -79,8 +84,9 @@ export async function exportSafetensors(
   pkg: Package,
   weights: SafetensorsReader,
   out: string,
+  pieceBytes: number = PIECE_BYTES,
 ): Promise<readonly string[]> {
-  const entries = new Map<string, SafetensorsEntry>();
+  const entries = new Map<string, StoredParameter>();
   const unnamed: string[] = [];
   const { parameters } = pkg.manifest;
   const primaries = parameters.filter((p) => p.tiedTo === undefined);
@@ -94,17 +100,73 @@ export async function exportSafetensors(
     if (!free) unnamed.push(parameter.name);
     invariant(!entries.has(name), `two parameters are called ${name}`);
     const transposed = free && parameter.torchLayout === 'transposed';
-    entries.set(name, {
-      name,
-      dtype: 'F32',
-      shape: transposed ? [...parameter.shape].reverse() : parameter.shape,
-      data: () =>
-        transposed ? transpose(readFloats(weights, parameter), parameter) : readFloats(weights, parameter),
-    });
+    entries.set(name, { parameter, transposed });
   }
-  await writeSafetensors(out, entries.values(), new Map([['format', 'pt']]));
+  const declared = [...entries].map(([name, { parameter, transposed }]) => ({
+    name,
+    dtype: 'F32' as const,
+    shape: transposed ? [...parameter.shape].reverse() : parameter.shape,
+  }));
+  const writer = await SafetensorsStreamWriter.create(out, declared, new Map([['format', 'pt']]));
+  try {
+    for (const [name, { parameter, transposed }] of entries)
+      (transposed ? copyTransposed : copy)(weights, parameter, writer, name, pieceBytes);
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+  await writer.commit();
   return unnamed;
 }
+
+/** A parameter on its way into a file. */
+interface StoredParameter {
+  readonly parameter: ParameterEntry;
+  readonly transposed: boolean;
+}
+
+type Copy = (
+  weights: SafetensorsReader,
+  parameter: ParameterEntry,
+  writer: SafetensorsStreamWriter,
+  name: string,
+  pieceBytes: number,
+) => void;
+
+const copy: Copy = (weights, parameter, writer, name, pieceBytes) => {
+  const { elements } = weights.info(parameter.name);
+  const piece = new Float32Array(Math.min(elements, Math.max(1, Math.floor(pieceBytes / 4))));
+  for (const { start, end } of rangesOf(elements, piece.length)) {
+    const part = piece.subarray(0, end - start);
+    weights.readRange(parameter.name, start, part);
+    writer.writeAt(name, start, part);
+  }
+};
+
+/** Of a matrix, tile by tile; torch keeps the weights of a linear layer as [out, in]. */
+const copyTransposed: Copy = (weights, parameter, writer, name, pieceBytes) => {
+  const [rows, columns] = parameter.shape;
+  invariant(
+    parameter.shape.length === 2 && rows !== undefined && columns !== undefined,
+    `${parameter.name} is no matrix`,
+  );
+  const elements = Math.max(1, Math.floor(pieceBytes / 8));
+  const [from, to] = [new Float32Array(elements), new Float32Array(elements)];
+  for (const tile of tilesOf(rows, columns, elements)) {
+    for (let r = 0; r < tile.rows; r++) {
+      const line = from.subarray(r * tile.columns, (r + 1) * tile.columns);
+      weights.readRange(parameter.name, (tile.row + r) * columns + tile.column, line);
+    }
+    for (let r = 0; r < tile.rows; r++)
+      for (let c = 0; c < tile.columns; c++) to[c * tile.rows + r] = from[r * tile.columns + c]!;
+    for (let c = 0; c < tile.columns; c++)
+      writer.writeAt(
+        name,
+        (tile.column + c) * rows + tile.row,
+        to.subarray(c * tile.rows, (c + 1) * tile.rows),
+      );
+  }
+};
 
 function checkWeight({ name, shape }: ParameterEntry, weights: SafetensorsReader): void {
   const info = weights.info(name);
@@ -113,19 +175,4 @@ function checkWeight({ name, shape }: ParameterEntry, weights: SafetensorsReader
       `${weights.path}: ${name} has shape [${info.shape.join(', ')}], the package has [${shape.join(', ')}]`,
       'export with the package that the run was made with',
     );
-}
-
-function readFloats(weights: SafetensorsReader, { name }: ParameterEntry): Float32Array {
-  const target = new Float32Array(weights.info(name).elements);
-  weights.readInto(name, target);
-  return target;
-}
-
-/** Of a matrix; torch keeps the weights of a linear layer as [out, in]. */
-function transpose(data: Float32Array, { name, shape }: ParameterEntry): Float32Array {
-  const [rows, columns] = shape;
-  invariant(shape.length === 2 && rows !== undefined && columns !== undefined, `${name} is no matrix`);
-  const out = new Float32Array(data.length);
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) out[c * rows + r] = data[r * columns + c]!;
-  return out;
 }

@@ -5,7 +5,7 @@ import * as ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { compileModel } from '../../src/compile/compile.js';
 import { parseConfig } from '../../src/config.js';
-import { writeTrainedModel } from '../../src/ir/onnx/write.js';
+import { weightValues, writeTrainedModel } from '../../src/ir/onnx/write.js';
 import { openPackage, type Package } from '../../src/package/read.js';
 import type { Document } from '../../src/runtime/data/document.js';
 import type { Lane, MicroBatchPlan } from '../../src/runtime/session/plan.js';
@@ -147,7 +147,7 @@ describe.each(ORACLE_MODELS)('%s on ONNX Runtime against PyTorch', (name) => {
     writeTrainedModel(
       path.join(modelFolder(name), 'model.onnx'),
       out,
-      new Map([...weights].map(([n, data]) => [n, { read: () => data }])),
+      new Map([...weights].map(([n, data]) => [n, weightValues(data)])),
     );
     expect(Math.abs((await lossInOnnxRuntime(out, documents)) - loss)).toBeLessThan(1e-5);
   });

@@ -1,6 +1,7 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs';
 import type { Stats } from 'node:fs';
 import { UserError, invariant } from '../../errors.js';
+import { readFully } from '../../files/pieces.js';
 
 /** A file read by ranges. Small files are held in memory, so that what was checked is what is used. */
 export interface ByteSource {
@@ -46,7 +47,11 @@ function fileSource(path: string, role: string, stat: Stats): ByteSource {
         if (now.size !== stat.size || now.mtimeMs !== stat.mtimeMs) {
           throw new UserError(`${path}: the file changed while it was in use`, 'run the command again');
         }
-        return readFully(fd, start, end - start, path);
+        const buffer = new Uint8Array(end - start);
+        const count = readFully(fd, buffer, start);
+        if (count < buffer.length)
+          throw new UserError(`${path}: ends at byte ${start + count}`, 'the file is truncated');
+        return buffer;
       } finally {
         closeSync(fd);
       }
@@ -57,30 +62,14 @@ function fileSource(path: string, role: string, stat: Stats): ByteSource {
     invariant(start >= 0 && start <= end && end <= stat.size, `range ${start}..${end} of ${path}`);
     if (end - start > SHORT_BYTES) return load(start, end);
     if (start < windowStart || end > windowStart + window.length) {
-      window = load(start, Math.min(stat.size, start + WINDOW_BYTES));
+      // Reading ahead is for what is read in order: scattered ranges would load a thousand times what they are.
+      const ahead = start >= windowStart && start <= windowStart + window.length + SHORT_BYTES;
+      window = load(start, Math.min(stat.size, start + (ahead ? WINDOW_BYTES : SHORT_BYTES)));
       windowStart = start;
     }
     return window.subarray(start - windowStart, end - windowStart);
   };
   return { path, size: stat.size, slice };
-}
-
-/** Reads exactly `length` bytes at `position`. @throws UserError when the file ends before */
-export function readFully(
-  fd: number,
-  position: number,
-  length: number,
-  path: string,
-): Uint8Array<ArrayBuffer> {
-  const buffer = new Uint8Array(length);
-  let done = 0;
-  while (done < length) {
-    // One read call takes at most 2³¹ − 1 bytes.
-    const count = readSync(fd, buffer, done, Math.min(length - done, 2 ** 30), position + done);
-    if (count === 0) throw new UserError(`${path}: ends at byte ${position + done}`, 'the file is truncated');
-    done += count;
-  }
-  return buffer;
 }
 
 /** @throws UserError unless `path` is a readable regular file */

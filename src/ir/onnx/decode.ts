@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import onnxProto from 'onnx-proto';
 import type { onnx } from 'onnx-proto';
 import { UserError, invariant } from '../../errors.js';
+import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
 import { attributeOf } from './attribute.js';
 import type { Translator } from './attribute.js';
 import { MAX_MODEL_BYTES, openBytes } from './bytes.js';
@@ -260,10 +261,7 @@ function domainOf(domain: string | null | undefined): string {
 }
 
 function hashOf(source: ByteSource): string {
-  const chunk = 16 * 1024 * 1024;
   const hash = createHash('sha256');
-  for (let at = 0; at < source.size; at += chunk) {
-    hash.update(source.slice(at, Math.min(source.size, at + chunk)));
-  }
+  for (const { start, end } of rangesOf(source.size, PIECE_BYTES)) hash.update(source.slice(start, end));
   return hash.digest('hex');
 }

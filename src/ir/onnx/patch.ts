@@ -2,21 +2,22 @@
  * Copies a file with byte ranges replaced. In a protobuf file a replacement of another length changes the
  * lengths of the messages around it; every other byte, known field or not, stays as it is.
  */
-import { writeSync } from 'node:fs';
 import { UserError, invariant } from '../../errors.js';
+import { PIECE_BYTES, rangesOf, writeFully } from '../../files/pieces.js';
 import type { ByteSource } from './bytes.js';
 import { MAX_MODEL_BYTES } from './bytes.js';
 import type { MessageSpan } from './scan.js';
 import { encodeVarint } from './wire.js';
 
-/** Bytes [start, end) of a file become `length` bytes, made when they are written. */
+/** Bytes [start, end) of a file become `length` bytes, made piece by piece when they are written. */
 export interface Patch {
   readonly start: number;
   readonly end: number;
   readonly length: number;
   /** What is patched, for messages. */
   readonly what: string;
-  produce(): Uint8Array;
+  /** The memory of a piece may be used again for the next. */
+  produce(): Iterable<Uint8Array>;
 }
 
 /** A patch inside a protobuf message. */
@@ -24,11 +25,9 @@ export interface Edit extends Patch {
   readonly message: MessageSpan;
 }
 
-const CHUNK_BYTES = 8 * 1024 * 1024;
-
 /** A patch with bytes at hand. */
 export function patch(start: number, end: number, bytes: Uint8Array, what: string): Patch {
-  return { start, end, length: bytes.length, what, produce: () => bytes };
+  return { start, end, length: bytes.length, what, produce: () => [bytes] };
 }
 
 /**
@@ -79,7 +78,7 @@ export function withoutDuplicates(path: string, patches: readonly Patch[]): read
       kept.push(next);
     } else if (last.start !== next.start || last.end !== next.end) {
       throw new UserError(`${path}: ${last.what} and ${next.what} overlap`, 'export the source model again');
-    } else if (Buffer.compare(last.produce(), next.produce()) !== 0) {
+    } else if (!sameBytes(last, next)) {
       throw new UserError(
         `${path}: ${last.what} and ${next.what} are stored once but were trained apart`,
         'tie the two parameters, or export the source model with separate weights',
@@ -89,32 +88,50 @@ export function withoutDuplicates(path: string, patches: readonly Patch[]): read
   return kept;
 }
 
-/** Writes the patched copy of `source` to an open file, in chunks. */
+/** Whether two patches write the same. Their pieces may end at different bytes: one may store another type. */
+function sameBytes(a: Patch, b: Patch): boolean {
+  if (a.length !== b.length) return false;
+  const right = b.produce()[Symbol.iterator]();
+  let rest = new Uint8Array(0);
+  for (let left of a.produce()) {
+    while (left.length > 0) {
+      while (rest.length === 0) rest = next(right);
+      const length = Math.min(left.length, rest.length);
+      if (Buffer.compare(left.subarray(0, length), rest.subarray(0, length)) !== 0) return false;
+      left = left.subarray(length);
+      rest = rest.subarray(length);
+    }
+  }
+  return true;
+}
+
+function next(pieces: Iterator<Uint8Array>): Uint8Array<ArrayBuffer> {
+  const { done, value } = pieces.next();
+  invariant(done !== true, 'a patch is shorter than announced');
+  return value as Uint8Array<ArrayBuffer>;
+}
+
+/** Writes the patched copy of `source` to an open file. */
 export function writePatched(source: ByteSource, fd: number, patches: readonly Patch[]): void {
   const sorted = [...patches].sort((a, b) => a.start - b.start || a.end - b.end);
   let at = 0;
   for (const { start, end, length, what, produce } of sorted) {
     invariant(start >= at && end <= source.size, `patch of ${what} overlaps or lies outside the file`);
     copy(source, fd, at, start);
-    const bytes = produce();
-    invariant(bytes.length === length, `patch of ${what} has ${bytes.length} bytes, announced ${length}`);
-    writeAll(fd, bytes);
+    let written = 0;
+    for (const piece of produce()) {
+      writeFully(fd, piece, undefined);
+      written += piece.length;
+    }
+    invariant(written === length, `patch of ${what} has ${written} bytes, announced ${length}`);
     at = end;
   }
   copy(source, fd, at, source.size);
 }
 
-function copy(source: ByteSource, fd: number, start: number, end: number): void {
-  for (let at = start; at < end; at += CHUNK_BYTES) {
-    writeAll(fd, source.slice(at, Math.min(end, at + CHUNK_BYTES)));
-  }
-}
-
-function writeAll(fd: number, bytes: Uint8Array): void {
-  let done = 0;
-  while (done < bytes.length) {
-    done += writeSync(fd, bytes, done, Math.min(bytes.length - done, CHUNK_BYTES));
-  }
+function copy(source: ByteSource, fd: number, from: number, to: number): void {
+  for (const { start, end } of rangesOf(to - from, PIECE_BYTES))
+    writeFully(fd, source.slice(from + start, from + end), undefined);
 }
 
 function depth(message: MessageSpan): number {

@@ -1,3 +1,4 @@
+import { PIECE_BYTES, rangesOf, tilesOf } from '../../files/pieces.js';
 import { isFloat } from './dtype.js';
 import type { OnnxInitializer, OnnxModel } from './model.js';
 
@@ -9,10 +10,6 @@ export interface TiedInitializers {
   readonly relation: 'same' | 'transposed';
 }
 
-/** Bytes compared at a time. */
-const CHUNK_BYTES = 8 * 1024 * 1024;
-/** Block of rows held while its columns are compared: large, so that the matching parts are long. */
-const BLOCK_BYTES = 128 * 1024 * 1024;
 /** Elements looked at before the whole contents are. */
 const SAMPLES = 64;
 
@@ -21,9 +18,13 @@ const SAMPLES = 64;
  * other (2-D). Constant contents (all zeros, all ones) tie nothing: fresh buffers often look alike. Absent
  * external data compares by location only.
  * @returns pairs in file order; of k copies, k − 1 pairs with the first as `a`
+ * @param pieceBytes how much of a tensor is in memory at a time
  * @throws UserError when the data of a candidate is damaged
  */
-export function findTiedInitializers(model: OnnxModel): readonly TiedInitializers[] {
+export function findTiedInitializers(
+  model: OnnxModel,
+  pieceBytes: number = PIECE_BYTES,
+): readonly TiedInitializers[] {
   const bySize = new Map<string, OnnxInitializer[]>();
   for (const tensor of model.initializers.values()) {
     if (!isFloat(tensor.dtype) || tensor.dims.length < 2 || tensor.elementCount < 2) continue;
@@ -31,18 +32,18 @@ export function findTiedInitializers(model: OnnxModel): readonly TiedInitializer
     bySize.set(key, [...(bySize.get(key) ?? []), tensor]);
   }
   const pairs: TiedInitializers[] = [];
-  for (const group of bySize.values()) if (group.length > 1) pairs.push(...tiedInGroup(group));
+  for (const group of bySize.values()) if (group.length > 1) pairs.push(...tiedInGroup(group, pieceBytes));
   return pairs;
 }
 
-function tiedInGroup(group: readonly OnnxInitializer[]): TiedInitializers[] {
+function tiedInGroup(group: readonly OnnxInitializer[], pieceBytes: number): TiedInitializers[] {
   const pairs: TiedInitializers[] = [];
   const copies = new Set<string>();
   for (const [index, a] of group.entries()) {
-    if (copies.has(a.name) || (a.isPresent() && isConstant(a))) continue;
+    if (copies.has(a.name) || (a.isPresent() && isConstant(a, pieceBytes))) continue;
     for (const b of group.slice(index + 1)) {
       if (copies.has(b.name)) continue;
-      const relation = relationOf(a, b);
+      const relation = relationOf(a, b, pieceBytes);
       if (relation === undefined) continue;
       copies.add(b.name);
       pairs.push({ a: a.name, b: b.name, relation });
@@ -51,16 +52,20 @@ function tiedInGroup(group: readonly OnnxInitializer[]): TiedInitializers[] {
   return pairs;
 }
 
-function relationOf(a: OnnxInitializer, b: OnnxInitializer): TiedInitializers['relation'] | undefined {
+function relationOf(
+  a: OnnxInitializer,
+  b: OnnxInitializer,
+  pieceBytes: number,
+): TiedInitializers['relation'] | undefined {
   const sameDims = a.dims.length === b.dims.length && a.dims.every((dim, index) => dim === b.dims[index]);
   if (sameDims && sameLocation(a, b)) return 'same';
   if (!a.isPresent() || !b.isPresent()) return undefined;
-  if (sameDims && samplesAgree(a, b, (index) => index) && sameBytes(a, b)) return 'same';
+  if (sameDims && samplesAgree(a, b, (index) => index) && sameBytes(a, b, pieceBytes)) return 'same';
   const [rows = 0, columns = 0] = a.dims;
   if (a.dims.length !== 2 || b.dims.length !== 2 || b.dims[0] !== columns || b.dims[1] !== rows)
     return undefined;
   const flip = (index: number): number => (index % columns) * rows + Math.floor(index / columns);
-  return samplesAgree(a, b, flip) && isTranspose(a, b) ? 'transposed' : undefined;
+  return samplesAgree(a, b, flip) && isTranspose(a, b, pieceBytes) ? 'transposed' : undefined;
 }
 
 function sameLocation(a: OnnxInitializer, b: OnnxInitializer): boolean {
@@ -83,29 +88,28 @@ function samplesAgree(a: OnnxInitializer, b: OnnxInitializer, map: (index: numbe
   return true;
 }
 
-function sameBytes(a: OnnxInitializer, b: OnnxInitializer): boolean {
-  for (let at = 0; at < a.bytes; at += CHUNK_BYTES) {
-    const length = Math.min(CHUNK_BYTES, a.bytes - at);
-    if (!equal(a.readRange(at, length), b.readRange(at, length))) return false;
-  }
+function sameBytes(a: OnnxInitializer, b: OnnxInitializer, pieceBytes: number): boolean {
+  for (const { start, end } of rangesOf(a.bytes, pieceBytes))
+    if (!equal(a.readRange(start, end - start), b.readRange(start, end - start))) return false;
   return true;
 }
 
-/** Compares blocks of rows of a with the matching columns of b, a row of b at a time. */
-function isTranspose(a: OnnxInitializer, b: OnnxInitializer): boolean {
+/** Compares tiles of a with those of b, a row of a and then a row of b at a time. */
+function isTranspose(a: OnnxInitializer, b: OnnxInitializer, pieceBytes: number): boolean {
   const [rows = 0, columns = 0] = a.dims;
   const width = size(a);
-  const blockRows = Math.max(1, Math.floor(BLOCK_BYTES / (columns * width)));
-  for (let row = 0; row < rows; row += blockRows) {
-    const count = Math.min(blockRows, rows - row);
-    const block = a.readRange(row * columns * width, count * columns * width);
-    for (let column = 0; column < columns; column++) {
-      const line = b.readRange((column * rows + row) * width, count * width);
-      for (let index = 0; index < count; index++) {
-        const from = (index * columns + column) * width;
-        for (let byte = 0; byte < width; byte++) {
-          if (block[from + byte] !== line[index * width + byte]) return false;
-        }
+  const elements = Math.max(1, Math.floor(pieceBytes / width));
+  const memory = new Uint8Array(elements * width);
+  for (const tile of tilesOf(rows, columns, elements)) {
+    const stride = tile.columns * width;
+    for (let row = 0; row < tile.rows; row++)
+      memory.set(a.readRange(((tile.row + row) * columns + tile.column) * width, stride), row * stride);
+    for (let column = 0; column < tile.columns; column++) {
+      const line = b.readRange(((tile.column + column) * rows + tile.row) * width, tile.rows * width);
+      for (let row = 0; row < tile.rows; row++) {
+        const from = row * stride + column * width;
+        for (let byte = 0; byte < width; byte++)
+          if (memory[from + byte] !== line[row * width + byte]) return false;
       }
     }
   }
@@ -113,11 +117,11 @@ function isTranspose(a: OnnxInitializer, b: OnnxInitializer): boolean {
 }
 
 /** True when every element equals the first. */
-function isConstant(tensor: OnnxInitializer): boolean {
+function isConstant(tensor: OnnxInitializer, pieceBytes: number): boolean {
   const width = size(tensor);
   const first = Uint8Array.from(tensor.readRange(0, width));
-  for (let at = 0; at < tensor.bytes; at += CHUNK_BYTES) {
-    const chunk = tensor.readRange(at, Math.min(CHUNK_BYTES, tensor.bytes - at));
+  for (const { start, end } of rangesOf(tensor.elementCount, pieceBytes / width)) {
+    const chunk = tensor.readRange(start * width, (end - start) * width);
     if (chunk.some((byte, index) => byte !== first[index % width])) return false;
   }
   return true;

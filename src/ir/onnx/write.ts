@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { UserError } from '../../errors.js';
+import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
 import { attempt, fileError, openFileRanges } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { openedModel, readOnnxModel } from './decode.js';
@@ -27,8 +28,16 @@ import { concat, encodeField, encodeString, encodeVarint } from './wire.js';
 
 /** New values of a parameter, in the initializer's own shape and layout; read once or twice, when written. */
 export interface WeightValues {
-  read(): Float32Array;
+  readonly elements: number;
+  /** Fills `target` with the row-major elements from `start` on. */
+  read(start: number, target: Float32Array): void;
 }
+
+/** Values at hand. */
+export const weightValues = (values: Float32Array): WeightValues => ({
+  elements: values.length,
+  read: (start, target) => target.set(values.subarray(start, start + target.length)),
+});
 
 /**
  * Copies the model to `outPath` with new weights; bytes outside the weights stay the same. External data goes
@@ -37,11 +46,13 @@ export interface WeightValues {
  * @param weights by initializer name, or output name of a Constant node; others keep their values
  * @throws UserError for an unknown or non-floating weight, a wrong length, an output that would overwrite the
  *   source, or a full disk
+ * @param pieceBytes how much of a weight is in memory at a time
  */
 export function writeTrainedModel(
   sourcePath: string,
   outPath: string,
   weights: ReadonlyMap<string, WeightValues>,
+  pieceBytes: number = PIECE_BYTES,
 ): void {
   const opened = openedModel(readOnnxModel(sourcePath, { weights: true }));
   const folder = attempt(outPath, 'folder of the output', () => realpathSync(dirname(resolve(outPath))));
@@ -56,7 +67,7 @@ export function writeTrainedModel(
   const edits: Edit[] = [];
   const dataPatches = new Map<string, Patch[]>([...targets.keys()].map((file) => [file, []]));
   for (const [name, values] of weights) {
-    addWeight(stored(opened, name), values, edits, dataPatches);
+    addWeight(stored(opened, name), values, { edits, dataPatches, pieceBytes });
   }
   edits.push(...locationEdits(opened, targets, weights));
   const files: OutputFile[] = [...targets].map(([file, { path }]) => ({
@@ -95,23 +106,33 @@ function stored(opened: OpenedModel, name: string): StoredWeight {
   return { name, tensor, scanned };
 }
 
+/** Where the changes of a weight go, and how they are made. */
+interface Changes {
+  readonly edits: Edit[];
+  readonly dataPatches: ReadonlyMap<string, Patch[]>;
+  readonly pieceBytes: number;
+}
+
 function addWeight(
   { name, tensor, scanned }: StoredWeight,
   values: WeightValues,
-  edits: Edit[],
-  dataPatches: ReadonlyMap<string, Patch[]>,
+  { edits, dataPatches, pieceBytes }: Changes,
 ): void {
   const what = `'${name}'`;
-  const produce = (): Uint8Array => {
-    const array = values.read();
-    if (array.length !== tensor.elementCount) {
-      throw new UserError(
-        `the trained weight ${what} has ${array.length} elements, the model's has ${tensor.elementCount}`,
-        'export to the model that the run was compiled from',
-      );
+  if (values.elements !== tensor.elementCount) {
+    throw new UserError(
+      `the trained weight ${what} has ${values.elements} elements, the model's has ${tensor.elementCount}`,
+      'export to the model that the run was compiled from',
+    );
+  }
+  function* produce(): Generator<Uint8Array> {
+    const piece = new Float32Array(Math.min(values.elements, Math.max(1, Math.floor(pieceBytes / 4))));
+    for (const { start, end } of rangesOf(values.elements, piece.length)) {
+      const part = piece.subarray(0, end - start);
+      values.read(start, part);
+      yield encodeFloats(name, tensor.dtype, part);
     }
-    return encodeFloats(name, tensor.dtype, array);
-  };
+  }
   const { location, bytes } = tensor;
   if (bytes === 0) return;
   switch (location.kind) {
@@ -136,16 +157,20 @@ function rawDataEdits(
   { message, data }: ScannedTensor,
   bytes: number,
   what: string,
-  produce: () => Uint8Array,
+  produce: () => Iterable<Uint8Array>,
 ): Edit[] {
   const header = concat([encodeVarint(9 * 8 + 2), encodeVarint(bytes)]);
+  function* field(): Generator<Uint8Array> {
+    yield header;
+    yield* produce();
+  }
   return data.map((span, index) => ({
     message,
     start: span.tagAt,
     end: span.end,
     length: index === 0 ? header.length + bytes : 0,
     what,
-    produce: () => (index === 0 ? concat([header, produce()]) : new Uint8Array(0)),
+    produce: index === 0 ? field : () => [],
   }));
 }
 

@@ -7,7 +7,7 @@ import { compileModel } from '../../../src/compile/compile.js';
 import { parseConfig } from '../../../src/config.js';
 import { UserError } from '../../../src/errors.js';
 import { SafetensorsReader } from '../../../src/files/safetensors.js';
-import { writeTrainedModel } from '../../../src/ir/onnx/write.js';
+import { weightValues, writeTrainedModel } from '../../../src/ir/onnx/write.js';
 import { openPackage, type Package } from '../../../src/package/read.js';
 import type { Document } from '../../../src/runtime/data/document.js';
 import type { MicroBatchPlan } from '../../../src/runtime/session/plan.js';
@@ -196,7 +196,7 @@ async function outcomeOf(folder: string, scratch: string): Promise<Outcome> {
   writeTrainedModel(
     source,
     exported,
-    new Map([...together.weights].map(([name, data]) => [name, { read: () => data }])),
+    new Map([...together.weights].map(([name, data]) => [name, weightValues(data)])),
   );
   const said = await lossInOnnxRuntime(exported, oracle.documents);
   const last = together.losses.at(-1)!;

@@ -4,13 +4,13 @@ import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { describe, expect, test } from 'vitest';
 import { constantTensor } from '../../../src/ir/onnx/attribute.js';
 import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
-import { writeTrainedModel } from '../../../src/ir/onnx/write.js';
+import { weightValues, writeTrainedModel } from '../../../src/ir/onnx/write.js';
 import { concat, encodeField, encodeString, encodeVarintField } from '../../../src/ir/onnx/wire.js';
 import { encode, external, floats, product, put, raw, temporaryFolder } from './build.js';
 
 const folder = temporaryFolder();
 const read = (path: string) => readOnnxModel(path, { weights: true });
-const values = (array: readonly number[]) => ({ read: () => Float32Array.from(array) });
+const values = (array: readonly number[]) => weightValues(Float32Array.from(array));
 
 async function runProduct(path: string): Promise<number[]> {
   const session = await InferenceSession.create(path, { logSeverityLevel: 4 });
@@ -24,9 +24,9 @@ describe('gpt2, weights inline', () => {
   test('every byte outside the patched ranges stays', () => {
     const model = read(source);
     const names = ['transformer.wpe.weight', 'lm_head.weight'];
-    const weights = new Map(names.map((name) => [name, { read: () => halved(name) }]));
     const halved = (name: string) =>
       (model.initializers.get(name)?.read().toFloat32() ?? new Float32Array(0)).map((value) => value / 2);
+    const weights = new Map(names.map((name) => [name, weightValues(halved(name))]));
     const out = join(folder, 'gpt2.onnx');
     writeTrainedModel(source, out, weights);
     const before = readFileSync(source);
@@ -47,7 +47,7 @@ describe('gpt2, weights inline', () => {
     const model = read(source);
     const doubled = [`${head}.weight`, `${head}.bias`].map((name) => {
       const old = model.initializers.get(name)?.read().toFloat32() ?? new Float32Array(0);
-      return [name, { read: () => old.map((value) => value * 2) }] as const;
+      return [name, weightValues(old.map((value) => value * 2))] as const;
     });
     const out = join(folder, 'doubled.onnx');
     writeTrainedModel(source, out, new Map(doubled));
@@ -75,6 +75,7 @@ describe('gpt2, weights inline', () => {
     const inner = join(folder, 'empty');
     mkdirSync(inner);
     const failing = {
+      elements: read(source).initializers.get('lm_head.weight')?.elementCount ?? 0,
       read: () => {
         throw new Error('no');
       },
