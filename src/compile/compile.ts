@@ -2,15 +2,15 @@ import { statSync } from 'node:fs';
 import path from 'node:path';
 import type { Config } from '../config.js';
 import { UserError } from '../errors.js';
+import type { SafetensorsEntry } from '../files/safetensors.js';
 import { importOnnx, type Imported, type ParameterInfo } from '../ir/onnx/import/import.js';
 import { readOnnxModel } from '../ir/onnx/decode.js';
-import { constantTensor } from '../ir/onnx/attribute.js';
-import type { OnnxModel, OnnxNode } from '../ir/onnx/model.js';
+import type { OnnxModel } from '../ir/onnx/model.js';
 import { topologicalOrder, type Graph } from '../ir/graph.js';
 import { constantOf } from '../ir/size.js';
 import { printGraph } from '../ir/text/print.js';
 import { tensorType } from '../ir/type.js';
-import type { LossEntry, Manifest, ParameterEntry, WeightLocation } from '../package/manifest.js';
+import type { LossEntry, Manifest, ParameterEntry } from '../package/manifest.js';
 import { checkPackageBounds } from '../package/bounds.js';
 import type { Program } from '../package/program.js';
 import { startIndexGenerator } from '../package/index-generator.js';
@@ -34,6 +34,7 @@ import { VERSION } from '../version.js';
 import { costOf, type ProgramCost } from './cost.js';
 import { chooseLoss, rowsReadBy, termsOf } from './loss.js';
 import { traceRecorder } from './trace.js';
+import { ownWeights, storedTensors, weightOf } from './weights.js';
 
 export interface CompileOptions {
   readonly config: Config;
@@ -57,6 +58,8 @@ export interface CompileResult {
 /** Everything of a package but its files on disk. */
 export interface Lowered extends CompileResult {
   readonly files: SegmentFiles;
+  /** Weights that the package holds itself. */
+  readonly weights: readonly SafetensorsEntry[];
   readonly trace: Trace;
 }
 
@@ -81,7 +84,7 @@ export async function compileModel(
 
 /** What is written of a compiled model. */
 export function contentsOf(modelPath: string, lowered: Lowered): PackageContents {
-  const { manifest, cost, programs, graphs, files, trace } = lowered;
+  const { manifest, cost, programs, graphs, files, weights, trace } = lowered;
   const texts = [...programs].map(([name, program]) => {
     return [name, { program, text: printGraph(graphs.get(name)!) }] as const;
   });
@@ -93,6 +96,7 @@ export function contentsOf(modelPath: string, lowered: Lowered): PackageContents
     cost,
     report: reportOf(lowered),
     trace,
+    ...(weights.length === 0 ? {} : { weights }),
   };
 }
 
@@ -163,7 +167,8 @@ export async function lowerModel(modelPath: string, options: CompileOptions): Pr
     variants,
   });
   checkPackageBounds(modelPath, manifest, programs);
-  return { manifest, cost, programs, graphs, passes: records, files, trace: recorder.trace() };
+  const weights = ownWeights(model, manifest.parameters);
+  return { manifest, cost, programs, graphs, passes: records, files, weights, trace: recorder.trace() };
 }
 
 const MAX_NOTE = 4000;
@@ -223,18 +228,6 @@ function maxDegreeOf(graph: Graph): number {
   return heads.length === 0 ? 1024 : Math.min(...heads);
 }
 
-/** @param constants nodes by their output, Constant nodes among them */
-function weightOf(model: OnnxModel, constants: ReadonlyMap<string, OnnxNode>, name: string): WeightLocation {
-  const constant = constants.get(name);
-  const initializer = model.initializers.get(name) ?? (constant && constantTensor(constant));
-  if (initializer === undefined || !initializer.isPresent()) return { kind: 'absent' };
-  const { location, dtype, bytes } = initializer;
-  if (location.kind === 'inline') return { kind: 'model', offset: location.offset, bytes, dtype };
-  if (location.kind === 'external')
-    return { kind: 'external', file: location.file, offset: location.offset, bytes, dtype };
-  return { kind: 'safetensors' };
-}
-
 interface ManifestSources {
   readonly modelPath: string;
   readonly model: OnnxModel;
@@ -253,7 +246,7 @@ interface ManifestSources {
 
 function manifestOf(from: ManifestSources): Manifest {
   const trained = new Set(from.trained.map((p) => p.name));
-  const constants = new Map(from.model.nodes.map((node) => [node.outputs[0] ?? '', node]));
+  const stored = storedTensors(from.model);
   const parameters = from.imported.parameters.map((p): ParameterEntry => ({
     name: p.name,
     shape: [...p.shape],
@@ -261,7 +254,7 @@ function manifestOf(from: ManifestSources): Manifest {
     reason: p.trainable && !trained.has(p.name) ? 'has no influence on the loss' : p.reason,
     ...(p.torchName === undefined ? {} : { torchName: p.torchName.name, torchLayout: p.torchName.layout }),
     ...(p.tiedTo === undefined ? {} : { tiedTo: p.tiedTo }),
-    weight: weightOf(from.model, constants, p.name),
+    weight: weightOf(stored(p.name)),
   }));
   const { beta1, beta2, eps, weightDecay, clipNorm, zeroStage } = from.config.optimizer;
   const { provenLength, maxPositions } = from.imported;

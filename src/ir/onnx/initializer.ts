@@ -1,15 +1,17 @@
 import { existsSync } from 'node:fs';
 import { UserError, invariant } from '../../errors.js';
+import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
 import type { ByteSource } from './bytes.js';
 import { byteSize, elementBytes } from './dtype.js';
 import type { ExternalFiles } from './external.js';
 import type { OnnxDtype, OnnxInitializer, OnnxLocation } from './model.js';
+import { fieldReader } from './fields.js';
 import type { DataSpan, ScannedTensor } from './scan.js';
 import { makeTensor } from './tensor.js';
 import { wireReader } from './wire.js';
 
-/** The largest tensor that passes through one buffer. */
-const MAX_READ_BYTES = 2 ** 31 - 1;
+/** The largest tensor that is read whole: constants. Weights are read in parts, whatever their size. */
+const MAX_READ_BYTES = 2 ** 28;
 /** More than any disk: products of sizes stay exact integers. */
 const MAX_TENSOR_BYTES = 2 ** 50;
 
@@ -35,6 +37,7 @@ export function makeInitializer(
   const location = header.external
     ? files.locate(name, new Map(scanned.external.map(({ key, value }) => [key, value])), bytes)
     : locate(source, header, spans, elementCount, bytes);
+  const fields = location.kind === 'fields' ? fieldReader(source, spans, valueBytes(dtype)) : undefined;
   const readRange = (byteOffset: number, byteLength: number): Uint8Array => {
     invariant(
       byteOffset >= 0 && byteLength >= 0 && byteOffset + byteLength <= bytes,
@@ -48,7 +51,7 @@ export function makeInitializer(
         return files.open(name, location).slice(start, start + byteLength);
       }
       case 'fields':
-        return readFields(source, dtype, spans, bytes).subarray(byteOffset, byteOffset + byteLength);
+        return fields!(byteOffset, byteLength);
     }
   };
   return storedTensor({ name, dtype, dims, elementCount, bytes, location }, readRange);
@@ -65,8 +68,8 @@ export function storedTensor(
     }
     if (fields.bytes > MAX_READ_BYTES) {
       throw new UserError(
-        `'${fields.name}' has ${fields.bytes} bytes, more than one buffer holds`,
-        'tensors of 2 GiB or more can only be read in parts',
+        `'${fields.name}' has ${fields.bytes} bytes, too many for a constant`,
+        'export the model with constant folding on, so that masks and positions are small graphs',
       );
     }
     return makeTensor(fields.name, fields.dtype, fields.dims, readRange(0, fields.bytes));
@@ -159,73 +162,22 @@ function valueBytes(dtype: OnnxDtype): number {
   return Math.max(1, elementBytes(dtype));
 }
 
-const CHUNK_BYTES = 16 * 1024 * 1024;
-
 function countValues(source: ByteSource, span: DataSpan): number {
-  if (!span.packed) return [...unpacked(source, span)].length;
-  if (span.field === 4) return (span.end - span.start) / 4;
-  if (span.field === 10) return (span.end - span.start) / 8;
+  if (span.packed && span.field === 4) return (span.end - span.start) / 4;
+  if (span.packed && span.field === 10) return (span.end - span.start) / 8;
   let count = 0;
-  for (let at = span.start; at < span.end; at += CHUNK_BYTES) {
-    for (const byte of source.slice(at, Math.min(span.end, at + CHUNK_BYTES))) if (byte < 0x80) count++;
+  if (span.packed)
+    for (const { start, end } of rangesOf(span.end - span.start, PIECE_BYTES))
+      count += countVarints(source.slice(span.start + start, span.start + end));
+  else {
+    const reader = wireReader(source);
+    for (let at = span.start; at < span.end; count++) at = reader.field(at, span.end).end;
   }
   return count;
 }
 
-/** Payload ranges of a run of unpacked fields. */
-function* unpacked(source: ByteSource, span: DataSpan): Generator<{ start: number; end: number }> {
-  const reader = wireReader(source);
-  for (let at = span.start; at < span.end;) {
-    const field = reader.field(at, span.end);
-    at = field.end;
-    yield field;
-  }
-}
-
-/** Gathers typed fields into `raw_data` layout. */
-function readFields(
-  source: ByteSource,
-  dtype: OnnxDtype,
-  spans: readonly DataSpan[],
-  bytes: number,
-): Uint8Array {
-  invariant(bytes <= MAX_READ_BYTES, 'typed fields lie in a file below 2 GiB');
-  const out = new Uint8Array(bytes);
-  const view = new DataView(out.buffer);
-  const size = valueBytes(dtype);
-  let at = 0;
-  for (const span of spans) {
-    for (const { start, end } of span.packed ? [span] : unpacked(source, span)) {
-      const payload = source.slice(start, end);
-      if (span.field === 4 || span.field === 10) {
-        out.set(payload, at);
-        at += payload.length;
-      } else {
-        at = putVarints(payload, view, at, size);
-      }
-    }
-  }
-  return out;
-}
-
-/** Writes each varint's low `size` bytes; returns the position after the last. */
-function putVarints(payload: Uint8Array, view: DataView, at: number, size: number): number {
-  let low = 0;
-  let value = 0n;
-  let shift = 0;
-  for (const byte of payload) {
-    if (shift < 28) low |= (byte & 0x7f) << shift;
-    if (size > 2 && shift < 64) value |= BigInt(byte & 0x7f) << BigInt(shift);
-    shift += 7;
-    if (byte >= 0x80) continue;
-    if (size === 1) view.setUint8(at, low & 0xff);
-    else if (size === 2) view.setUint16(at, low & 0xffff, true);
-    else if (size === 4) view.setUint32(at, Number(value & 0xffffffffn), true);
-    else view.setBigUint64(at, BigInt.asUintN(64, value), true);
-    at += size;
-    low = 0;
-    value = 0n;
-    shift = 0;
-  }
-  return at;
+function countVarints(payload: Uint8Array): number {
+  let count = 0;
+  for (const byte of payload) if (byte < 0x80) count++;
+  return count;
 }

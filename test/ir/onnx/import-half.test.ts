@@ -4,9 +4,20 @@ import path from 'node:path';
 import onnxProto from 'onnx-proto';
 import type { onnx } from 'onnx-proto';
 import { describe, expect, test } from 'vitest';
+import { compileModel } from '../../../src/compile/compile.js';
+import { configSchema } from '../../../src/config.js';
 import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
 import { codeOfDtype } from '../../../src/ir/onnx/dtype.js';
 import { numberToBf16, numberToF16 } from '../../../src/ir/onnx/half.js';
+import {
+  concat,
+  encodeField,
+  encodeString,
+  encodeVarint,
+  encodeVarintField,
+} from '../../../src/ir/onnx/wire.js';
+import { openPackage } from '../../../src/package/read.js';
+import type { OnnxInitializer } from '../../../src/ir/onnx/model.js';
 import { printGraph } from '../../../src/ir/text/print.js';
 import { lowered, weightsOf } from '../../support/lowered.js';
 import { external, put, temporaryFolder } from './build.js';
@@ -140,6 +151,61 @@ test.each([
   const values = [...special, ...plain(8, 6)];
   const { weights } = await compiled(write(`special-${dtype}`, dtype, 'raw', values));
   expect(weights.get('w')).toEqual(values);
+});
+
+test.each(['f16', 'bf16'] as const)('a package holds weights in typed fields of %s', async (dtype) => {
+  const own = write(`package-${dtype}`, dtype, 'field');
+  const out = path.join(own, 'model.ithaca');
+  const config = configSchema.parse({});
+  await compileModel(path.join(own, 'model.onnx'), out, { config, weights: true, replace: false });
+  const pkg = await openPackage(out);
+  const { weights } = await compiled(own);
+  for (const [name, values] of weights) {
+    expect(pkg.parameter(name).weight.kind).toBe('safetensors');
+    expect(Array.from(pkg.readParameter(name))).toEqual(values);
+  }
+});
+
+/** A float16 tensor `w` in typed fields that are written by hand: protobuf libraries pack them. */
+function typed(name: string, count: number, data: Uint8Array): OnnxInitializer {
+  const tensor = concat([
+    encodeVarintField(1, count),
+    encodeVarintField(2, codeOfDtype('f16')),
+    encodeString(8, 'w'),
+    data,
+  ]);
+  const node = concat([encodeString(1, 'w'), encodeString(2, 'y'), encodeString(4, 'Identity')]);
+  const graph = concat([encodeField(1, node), encodeField(5, tensor), encodeField(12, encodeString(1, 'y'))]);
+  const opset = encodeField(8, encodeVarintField(2, 20));
+  const file = put(folder, name, concat([encodeVarintField(1, 8), opset, encodeField(7, graph)]));
+  return readOnnxModel(file, { weights: true }).initializers.get('w')!;
+}
+
+test('any part of a typed field is that part of the whole', () => {
+  const values = Array.from({ length: 70_001 }, (_, i) => (i * 2654435761) % 65_536);
+  const whole = new Uint8Array(Uint16Array.from(values).buffer);
+  const numbers = values.map((value) => encodeVarint(value));
+  const packed = encodeField(5, concat(numbers));
+  const apart = concat(numbers.flatMap((number) => [encodeVarint(5 * 8), number]));
+  for (const [name, data] of Object.entries({ packed, apart })) {
+    const w = typed(`${name}.onnx`, values.length, data);
+    const parts = [
+      [140_000, 2],
+      [0, 140_002],
+      [70_001, 33_333],
+      [3, 0],
+      [5, 100],
+      [140_001, 1],
+    ] as const;
+    for (const [start, length] of parts)
+      expect(Buffer.compare(w.readRange(start, length), whole.subarray(start, start + length))).toBe(0);
+  }
+});
+
+test('a typed field with a number that does not end is refused', () => {
+  const endless = encodeField(5, concat([new Uint8Array(20_000).fill(0x80), Uint8Array.of(1)]));
+  const w = typed('endless.onnx', 1, endless);
+  expect(() => w.read()).toThrow(/number of more than 10 bytes/);
 });
 
 test('a double beyond float32 is rounded to the nearest', () => {
