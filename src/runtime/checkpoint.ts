@@ -11,7 +11,7 @@ import {
   type FileDigest,
 } from '../files/atomic.js';
 import { explainReadError, explainWriteError, statIfPresent } from '../files/fs-errors.js';
-import { SafetensorsReader, writeSafetensors } from '../files/safetensors.js';
+import { SafetensorsReader, writeSafetensors, type SafetensorsEntry } from '../files/safetensors.js';
 
 /**
  *     run/checkpoints/step-000050/
@@ -79,9 +79,9 @@ const FILES = Object.keys(manifestSchema.shape.files.shape) as (keyof Manifest['
 /** All that a run needs to go on, apart from tensors. */
 export type CheckpointState = Readonly<Omit<z.infer<typeof stateSchema>, 'version'>>;
 
-type Source = Float32Array | (() => Float32Array);
+type Source = SafetensorsEntry['data'];
 
-/** A trained parameter, row-major and whole; a function is called when its turn to be written has come. */
+/** A trained parameter, row-major and whole; a function is called when its turn to be written has come, and may give pieces. */
 export interface ParameterState {
   readonly name: string;
   readonly shape: readonly number[];

@@ -191,16 +191,17 @@ export const scheduleOf = (settings: TrainSettings): Schedule => ({
 
 async function save(run: TrainRun, step: number, position: DataPosition): Promise<void> {
   const { directory, pkg, settings, session } = run;
-  const [parameters, moments] = [await session.parameters(), await session.state()];
+  const moments = new Set(session.moments);
+  const moment = (name: string) => (moments.has(name) ? () => session.pieces(name) : undefined);
   await saveCheckpoint(
     directory,
     stateOf(run, step, position),
     pkg.manifest.parameters.map(({ name, shape }) => ({
       name,
       shape,
-      weight: parameters.get(name)!,
-      m: moments.get(`m/${name}`),
-      v: moments.get(`v/${name}`),
+      weight: () => session.pieces(name),
+      m: moment(`m/${name}`),
+      v: moment(`v/${name}`),
     })),
     { keep: settings.keep },
   );

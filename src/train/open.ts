@@ -1,5 +1,7 @@
 import path from 'node:path';
 import { UserError } from '../errors.js';
+import type { SafetensorsReader } from '../files/safetensors.js';
+import type { ParameterEntry } from '../package/manifest.js';
 import { openPackage, type Package } from '../package/read.js';
 import { loadCheckpoint, type Checkpoint } from '../runtime/checkpoint.js';
 import { createDataOrder, type DataPosition } from '../runtime/data/order.js';
@@ -7,7 +9,7 @@ import { trainingTimes, type CostChoices } from '../runtime/planner/ahead/cost.j
 import type { PlannerFault } from '../runtime/planner/ahead/protocol.js';
 import { saveCalibration, type Calibration } from '../runtime/planner/calibration.js';
 import { checkPlan } from '../runtime/session/plan.js';
-import { TrainingSession } from '../runtime/session/session.js';
+import { TrainingSession, type ReadTensor } from '../runtime/session/session.js';
 import { VERSION } from '../version.js';
 import { autoSpreader } from './auto.js';
 import { loadDocuments } from './batches.js';
@@ -252,22 +254,23 @@ function requireSameRun(
     throw new UserError(`the run's seed is ${state.seed}, not ${settings.seed}`, 'leave --seed out');
 }
 
-/** Weights and moments from the checkpoint's files, one tensor at a time. */
+/** Weights and moments from the checkpoint's files, a piece at a time. */
 async function restore(session: TrainingSession, { weights, optimizer }: Checkpoint): Promise<void> {
-  const { parameters } = session.package.manifest;
-  for (const { name, shape } of parameters) {
-    const info = weights.info(name);
+  const { package: pkg, moments } = session;
+  const expect = (file: SafetensorsReader, name: string, { shape }: ParameterEntry): void => {
+    const info = file.info(name);
     if (info.shape.join() !== shape.join())
       throw new UserError(
-        `${weights.path}: ${name} has shape [${info.shape.join(', ')}], expected [${shape.join(', ')}]`,
+        `${file.path}: ${name} has shape [${info.shape.join(', ')}], expected [${shape.join(', ')}]`,
       );
-  }
-  const reading = (file: typeof weights) => (name: string) => {
-    const target = new Float32Array(file.info(name).elements);
-    file.readInto(name, target);
-    return target;
   };
-  await session.load(reading(weights), reading(optimizer));
+  for (const parameter of pkg.manifest.parameters) expect(weights, parameter.name, parameter);
+  for (const name of moments) expect(optimizer, name, pkg.parameter(name.slice('m/'.length)));
+  const reading =
+    (file: SafetensorsReader): ReadTensor =>
+    (name, start, target) =>
+      file.readRange(name, start, target);
+  await session.loadTensors(reading(weights), reading(optimizer));
 }
 
 async function closingOnError<T>(session: TrainingSession, work: () => Promise<T>): Promise<T> {

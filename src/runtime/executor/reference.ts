@@ -1,4 +1,5 @@
 import { invariant, UserError } from '../../errors.js';
+import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
 import { inputName, inputRole, type Graph } from '../../ir/graph.js';
 import { interpret, meshOf, type Mesh } from '../../ir/interpret.js';
 import { shardTensor, unshardTensor } from '../../ir/mesh.js';
@@ -36,8 +37,7 @@ export function openReference(pkg: Package): ReferenceExecutor {
   for (const input of graph.inputs)
     if (inputRole(input) === 'parameter') {
       const name = inputName(input);
-      const data = Float64Array.from(pkg.readParameter(name));
-      parameters.set(name, { shape: [...pkg.parameter(name).shape], data });
+      parameters.set(name, { shape: [...pkg.parameter(name).shape], data: readDoubles(pkg, name) });
     }
   return {
     gradients: (plan) => {
@@ -45,6 +45,19 @@ export function openReference(pkg: Package): ReferenceExecutor {
       return gradientsOf(graph, parameters, plan);
     },
   };
+}
+
+function readDoubles(pkg: Package, name: string): Float64Array {
+  // A shape alone allocates nothing: nothing read is still refused where the value is not there.
+  pkg.readParameterInto(name, new Float32Array(0));
+  const data = new Float64Array(pkg.parameter(name).shape.reduce((n, d) => n * d, 1));
+  const piece = new Float32Array(Math.min(data.length, PIECE_BYTES / 4));
+  for (const { start, end } of rangesOf(data.length, piece.length)) {
+    const part = piece.subarray(0, end - start);
+    pkg.readParameterInto(name, part, start);
+    data.set(part, start);
+  }
+  return data;
 }
 
 function parseTrain(pkg: Package): Graph {

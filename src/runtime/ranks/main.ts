@@ -111,15 +111,13 @@ function handle(rank: Rank, message: RankMessage): Done {
       return gradients(rank, accumulate(rank, message.microBatches));
     case 'evaluate':
       return evaluate(rank, message.microBatches, message.stream);
-    case 'read':
-      return { tensors: new Map(message.names.map((name) => [name, memoryOf(rank, name).slice()])) };
+    case 'read': {
+      const part = memoryOf(rank, message.name, message.start, message.end);
+      return { tensors: new Map([[message.name, part.slice()]]) };
+    }
     case 'write': {
-      const memory = memoryOf(rank, message.name);
-      invariant(
-        memory.length === message.data.length,
-        `${message.name} was given ${message.data.length} elements`,
-      );
-      memory.set(message.data);
+      const { name, start, data } = message;
+      memoryOf(rank, name, start, start + data.length).set(data);
       return {};
     }
     case 'reset':
@@ -130,10 +128,11 @@ function handle(rank: Rank, message: RankMessage): Done {
   }
 }
 
-function memoryOf({ memory }: Rank, name: string): Float32Array {
+function memoryOf({ memory }: Rank, name: string, start: number, end: number): Float32Array {
   const found = memory.moments.get(name) ?? memory.parameters.get(name);
   invariant(found !== undefined, `there is no ${name} on this rank`);
-  return found;
+  invariant(start <= end && end <= found.length, `${name} has ${found.length} elements here, not ${end}`);
+  return found.subarray(start, end);
 }
 
 /** Runs micro-batches one after the other: what this rank's tokens add to the loss, and how long each took. */

@@ -38,9 +38,9 @@ export type RankMessage =
       /** Absent: only the loss is wanted. */
       readonly stream?: LogitStream;
     }
-  /** Copies of this rank's memory: parameters, `m/…` and `v/…` (its own share under ZeRO). */
-  | { readonly type: 'read'; readonly names: readonly string[] }
-  | { readonly type: 'write'; readonly name: string; readonly data: Float32Array }
+  /** A copy of elements `start … end` of this rank's memory: a parameter, `m/…` or `v/…` (its own share under ZeRO). */
+  | { readonly type: 'read'; readonly name: string; readonly start: number; readonly end: number }
+  | { readonly type: 'write'; readonly name: string; readonly start: number; readonly data: Float32Array }
   /** Sets m and v to zero. */
   | { readonly type: 'reset' };
 

@@ -1,5 +1,6 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import { invariant, UserError } from '../../errors.js';
+import { UserError } from '../../errors.js';
+import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
 import type { Package } from '../../package/read.js';
 import type { RankFailure } from '../ranks/pool.js';
 import { RankPool } from '../ranks/pool.js';
@@ -20,7 +21,7 @@ import type {
 
 export interface SessionOptions {
   readonly ranks: number;
-  /** `zero`: parameters start at zero, because `load` will follow. */
+  /** `zero`: parameters start at zero, because `loadTensors` will follow. */
   readonly weights?: 'package' | 'zero';
   /** For tests: makes a rank fail. */
   readonly fault?: Fault;
@@ -77,10 +78,22 @@ export interface LogitRows {
 /** Whole tensors by name. */
 export type Tensors = ReadonlyMap<string, Float32Array>;
 
+/** Fills `target` with the row-major elements of a tensor from `start` on. */
+export type ReadTensor = (name: string, start: number, target: Float32Array) => void;
+
+/** Elements `start … end` of a tensor, held by each of some ranks, whose memory begins with element `offset`. */
+interface Place {
+  readonly ranks: readonly number[];
+  readonly offset: number;
+  readonly start: number;
+  readonly end: number;
+}
+
 /** Local ranks with a model in training. One call at a time; the first failure of a rank ends the session. */
 export class TrainingSession {
   readonly #pool: RankPool<RankMessage, RankReply>;
   readonly package: Package;
+  #shares: readonly ReturnType<typeof momentSizes>[] | undefined;
 
   private constructor(pkg: Package, pool: RankPool<RankMessage, RankReply>) {
     this.package = pkg;
@@ -167,63 +180,51 @@ export class TrainingSession {
     }
   }
 
-  /** All parameters, whole, by initialiser. */
-  async parameters(): Promise<Tensors> {
-    const names = this.package.manifest.parameters.map(({ name }) => name);
-    return (await this.#pool.request(0, { type: 'read', names })).tensors;
-  }
-
-  /** Moments of AdamW, whole: `m/<initialiser>` and `v/<initialiser>`. */
-  async state(): Promise<Tensors> {
-    const shares = this.#momentShares();
-    const names = [...shares[0]!.keys()];
-    const sharded = [...shares[0]!.values()].some(({ own, whole }) => own !== whole);
-    if (!sharded || this.world === 1) return (await this.#pool.request(0, { type: 'read', names })).tensors;
-    const replies = await this.#pool.broadcast({ type: 'read', names });
-    return new Map(
-      names.map((name) => {
-        const { own, whole } = shares[0]!.get(name)!;
-        if (own === whole) return [name, replies[0]!.tensors.get(name)!];
-        const tensor = new Float32Array(whole);
-        let at = 0;
-        for (const { tensors } of replies) {
-          tensor.set(tensors.get(name)!, at);
-          at += tensors.get(name)!.length;
-        }
-        return [name, tensor];
-      }),
-    );
+  /** Names of the moments of AdamW: `m/<initialiser>` and `v/<initialiser>`. */
+  get moments(): readonly string[] {
+    return [...this.#momentShares()[0]!.keys()];
   }
 
   /**
-   * Sets parameters and moments, one tensor at a time.
-   * @param parameter whole value of an initialiser
-   * @param moment whole value of `m/…` or `v/…`; without it they become zero
+   * A parameter or moment, whole whatever its sharding, in consecutive pieces.
+   * @param pieceBytes the size of one; two are held at a time
    */
-  async load(
-    parameter: (name: string) => Float32Array,
-    moment?: (name: string) => Float32Array,
+  async *pieces(name: string, pieceBytes: number = PIECE_BYTES): AsyncGenerator<Float32Array> {
+    let ahead: Promise<RankReply> | undefined;
+    for (const { ranks, start, end, offset } of this.#parts(name, pieceBytes)) {
+      const message = { type: 'read', name, start: start - offset, end: end - offset } as const;
+      const asked = this.#pool.request(ranks[0]!, message);
+      // Who stops reading does not hear of a failure after that.
+      asked.catch(() => undefined);
+      if (ahead !== undefined) yield (await ahead).tensors.get(name)!;
+      ahead = asked;
+    }
+    if (ahead !== undefined) yield (await ahead).tensors.get(name)!;
+  }
+
+  /** All parameters by initialiser, whole and together: for models that fit into memory once more. */
+  parameters(): Promise<Tensors> {
+    return this.#whole(this.package.manifest.parameters.map(({ name }) => name));
+  }
+
+  /** All moments, as {@link parameters}. */
+  state(): Promise<Tensors> {
+    return this.#whole(this.moments);
+  }
+
+  /**
+   * Sets parameters and moments, piece by piece.
+   * @param parameter reads an initialiser
+   * @param moment reads `m/…` and `v/…`; without it they become zero
+   */
+  async loadTensors(
+    parameter: ReadTensor,
+    moment?: ReadTensor,
+    { pieceBytes = PIECE_BYTES }: { readonly pieceBytes?: number } = {},
   ): Promise<void> {
-    for (const { name, shape } of this.package.manifest.parameters) {
-      const data = sized(
-        name,
-        parameter(name),
-        shape.reduce((n, d) => n * d, 1),
-      );
-      await this.#pool.broadcast({ type: 'write', name, data });
-    }
+    for (const { name } of this.package.manifest.parameters) await this.#write(name, parameter, pieceBytes);
     if (moment === undefined) return void (await this.#pool.broadcast({ type: 'reset' }));
-    const shares = this.#momentShares();
-    for (const [name, { whole }] of shares[0]!) {
-      const data = sized(name, moment(name), whole);
-      let at = 0;
-      await this.#pool.broadcast((rank) => {
-        const { own } = shares[rank]!.get(name)!;
-        const start = own === whole ? 0 : at;
-        at += own;
-        return { type: 'write', name, data: data.slice(start, start + own) };
-      });
-    }
+    for (const name of this.moments) await this.#write(name, moment, pieceBytes);
   }
 
   /** Tells ranks that the run should finish early. */
@@ -274,9 +275,61 @@ export class TrainingSession {
     return { replies, metrics };
   }
 
-  #momentShares(): ReturnType<typeof momentSizes>[] {
+  async #whole(names: readonly string[]): Promise<Tensors> {
+    const found = new Map<string, Float32Array>();
+    for (const name of names) {
+      const whole = new Float32Array(this.#places(name).at(-1)!.end);
+      let at = 0;
+      for await (const piece of this.pieces(name)) {
+        whole.set(piece, at);
+        at += piece.length;
+      }
+      found.set(name, whole);
+    }
+    return found;
+  }
+
+  /** One piece is read while the one before is on its way. */
+  async #write(name: string, read: ReadTensor, pieceBytes: number): Promise<void> {
+    let before: Promise<unknown> = Promise.resolve();
+    for (const { ranks, start, end, offset } of this.#parts(name, pieceBytes)) {
+      const data = new Float32Array(end - start);
+      read(name, start, data);
+      await before;
+      const message = { type: 'write', name, start: start - offset, data } as const;
+      before = Promise.all(ranks.map((rank) => this.#pool.request(rank, message)));
+      before.catch(() => undefined);
+    }
+    await before;
+  }
+
+  *#parts(name: string, pieceBytes: number): Generator<Place> {
+    for (const place of this.#places(name))
+      for (const { start, end } of rangesOf(place.end - place.offset, pieceBytes / 4))
+        yield { ...place, start: place.offset + start, end: place.offset + end };
+  }
+
+  /** The ranks that hold a tensor: all of them the whole, or each its share. */
+  #places(name: string): readonly Place[] {
+    const ranks = Array.from({ length: this.world }, (_, rank) => rank);
+    const shares = this.#momentShares();
+    const moment = shares[0]!.get(name);
+    if (moment === undefined || moment.own === moment.whole) {
+      const { shape } = moment === undefined ? this.package.parameter(name) : { shape: [moment.whole] };
+      return [{ ranks, offset: 0, start: 0, end: shape.reduce((n, d) => n * d, 1) }];
+    }
+    let end = 0;
+    return shares.map((share, rank) => {
+      const offset = end;
+      end += share.get(name)!.own;
+      return { ranks: [rank], offset, start: offset, end };
+    });
+  }
+
+  #momentShares(): readonly ReturnType<typeof momentSizes>[] {
     const update = this.package.program('update');
-    return Array.from({ length: this.world }, (_, rank) => momentSizes(update, rank, this.world));
+    this.#shares ??= Array.from({ length: this.world }, (_, rank) => momentSizes(update, rank, this.world));
+    return this.#shares;
   }
 
   /** A stream from every rank to `onLogits`. */
@@ -293,11 +346,6 @@ export class TrainingSession {
 
 const tokensOf = (lanes: MicroBatchPlan['lanes']): number =>
   lanes.reduce((sum, { documents }) => sum + documents.reduce((n, { ids }) => n + ids.length, 0), 0);
-
-function sized(name: string, data: Float32Array, elements: number): Float32Array {
-  invariant(data.length === elements, `${name} has ${data.length} elements, expected ${elements}`);
-  return data;
-}
 
 /** ‖g‖ over logical parameters: gradients of tied initialisers are those of one weight, and add up. */
 function globalNorm({ manifest }: Package, gradients: Tensors): number {

@@ -1,7 +1,12 @@
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { Package } from '../../../src/package/read.js';
 import { groupsOfDegree, type MicroBatchPlan } from '../../../src/runtime/session/plan.js';
-import { TrainingSession, type SessionOptions } from '../../../src/runtime/session/session.js';
+import {
+  TrainingSession,
+  type ReadTensor,
+  type SessionOptions,
+  type Tensors,
+} from '../../../src/runtime/session/session.js';
 import { loadOracle, modelFolder, oracleGradientError } from '../../support/oracle.js';
 import { gradientError } from '../../support/tiny.js';
 import { compiledModel, documentsOf, packageFolder } from './packages.js';
@@ -49,6 +54,11 @@ const spread = (
     documents: documents.filter((_, i) => i % groups.length === g),
   })),
 });
+
+const reading =
+  (tensors: Tensors): ReadTensor =>
+  (name, start, target) =>
+    target.set(tensors.get(name)!.subarray(start, start + target.length));
 
 describe('a training session', () => {
   const names = Object.keys(cases);
@@ -115,11 +125,16 @@ describe('a training session', () => {
       [3, 1, 1e-5],
     ] as const) {
       const other = await open(1, { ranks, weights: 'zero' });
-      await other.load(
-        (name) => parameters.get(name)!,
-        (name) => state.get(name)!,
-      );
+      await other.loadTensors(reading(parameters), reading(state), { pieceBytes: 100 });
       expect(await other.state()).toEqual(state);
+      for (const name of [first.moments[0]!, first.moments.at(-1)!, [...parameters.keys()][0]!]) {
+        const pieces: Float32Array[] = [];
+        for await (const piece of other.pieces(name, 100)) pieces.push(piece);
+        expect(pieces.every(({ length }) => length <= 25)).toBe(true);
+        expect(Float32Array.from(pieces.flatMap((piece) => [...piece]))).toEqual(
+          (state.get(name) ?? parameters.get(name))!,
+        );
+      }
       await other.step(plan(ranks, sp), { lr: 1e-3, step: 2 });
       for (const [name, values] of await other.parameters()) {
         const truth = expected.get(name)!;
