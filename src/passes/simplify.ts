@@ -5,11 +5,12 @@ import { definePass } from './pass.js';
 import { algebraRules } from './simplify/algebra.js';
 import { simplifier } from './simplify/engine.js';
 import { foldRules } from './simplify/fold.js';
+import { rowRules } from './simplify/rows.js';
 import { shapeRules } from './simplify/shape.js';
 import { transposeRules } from './simplify/transpose.js';
 import { unitRules } from './simplify/units.js';
 
-const RULES = [...foldRules, ...shapeRules, ...algebraRules, ...unitRules, ...transposeRules];
+const RULES = [...foldRules, ...shapeRules, ...algebraRules, ...unitRules, ...rowRules, ...transposeRules];
 
 /**
  * The normal form of an unplaced graph: constants folded, equal nodes shared, dead ones gone, no leading dims

@@ -5,10 +5,12 @@ import { builderAt } from '../../src/ir/build.js';
 import { inputName, makeInput, topologicalOrder, type Graph, type Value } from '../../src/ir/graph.js';
 import { readOnnxModel } from '../../src/ir/onnx/decode.js';
 import { importOnnx } from '../../src/ir/onnx/import/import.js';
-import { parseType } from '../../src/ir/type.js';
+import { mulSizes, type Size } from '../../src/ir/size.js';
+import { parseType, printType } from '../../src/ir/type.js';
 import { verify } from '../../src/ir/verify.js';
 import { leadingUnits } from '../../src/passes/match.js';
 import { recognizeGraph } from '../../src/passes/recognize.js';
+import { TOKENS } from '../../src/passes/recognize/attention.js';
 import { simplifyGraph } from '../../src/passes/simplify.js';
 import { distance, evaluateAlone } from '../support/feed.js';
 
@@ -95,6 +97,30 @@ describe('recognize', () => {
     const [q, ...others] = qkv();
     const keys = others.map((v) => makeInput(inputName(v), 'data', parseType('f32[2*S, 4]')));
     expect(caught(() => recognizeGraph(attention([q!, ...keys]))).message).toMatch(/its k has 2\*S tokens/);
+  });
+
+  it('takes query heads apart that are rows of one product with the K/V head they share', () => {
+    const [q, k, v] = [data('q', 'f32[6, S, 4]'), data('k', 'f32[2, S, 4]'), data('v', 'f32[2, S, 5]')];
+    const rows = (x: Value, last: Size | number): Value =>
+      b.one('reshape', [x], { shape: [2, mulSizes(3, TOKENS), last] });
+    const scores = b.one('matmul', [rows(q, 4), b.one('transpose', [k], { perm: [0, 2, 1] })]);
+    const perHead = b.one('reshape', [scores], { shape: [6, TOKENS, TOKENS] });
+    const weights = b.one('softmax', [perHead], { dim: 2 });
+    const before = {
+      name: 'test',
+      axes: [],
+      inputs: [q, k, v],
+      outputs: [{ name: 'out', value: b.one('matmul', [rows(weights, TOKENS), v]) }],
+    };
+    const { graph } = recognizeGraph(simplifyGraph(before));
+    const attention = topologicalOrder(graph).find((n) => n.op === 'attention');
+    expect(attention?.operands.slice(0, 3).map((x) => printType(x.type))).toEqual([
+      'f32[S, 6, 4]',
+      'f32[S, 2, 4]',
+      'f32[S, 2, 5]',
+    ]);
+    const [a, z] = [evaluateAlone(before, 5), evaluateAlone(graph, 5)];
+    expect(distance(a.get('out')!, z.get('out')!)).toBeLessThan(1e-12);
   });
 
   it('leaves softmax over dims of constant size alone', () => {
