@@ -117,15 +117,23 @@ interface Addend {
   readonly bias: Linear | undefined;
 }
 
+/** What is subtracted, as an addend; a mask would show what it hides. */
+const negated = ({ mask, bias }: Addend): Addend | undefined =>
+  mask === FULL && bias !== undefined ? { mask, bias: scaleLinear(bias, -1) } : undefined;
+
 /** Scores without what is added to them; undefined when nothing is. */
 function unmasked(here: Located, heads: number): { here: Located; addend: Addend } | NearMiss | undefined {
-  for (const [scores, other] of eitherOrder(here.value, 'add')) {
+  const [from, taken] = operandsOf(here.value, 'sub') ?? [];
+  const sums = eitherOrder(here.value, 'add').map(([scores, other]) => ({ scores, other, sign: 1 }));
+  const differences = from && taken ? [{ scores: from, other: taken, sign: -1 }] : [];
+  for (const { scores, other, sign } of [...sums, ...differences]) {
     const aligned = throughElementwise(here, other, 'heads and tokens');
-    const addend = aligned && addendOf(aligned, heads);
+    const found = aligned && addendOf(aligned, heads);
+    const addend = sign < 0 && found !== undefined && !isNearMiss(found) ? negated(found) : found;
     if (addend === undefined) continue;
     return isNearMiss(addend) ? addend : unbroadcastScores(here, scores, addend);
   }
-  if (here.value.node.op === 'add')
+  if (here.value.node.op === 'add' || here.value.node.op === 'sub')
     return {
       nearMiss: `a bias is added to the scores by ${describe(here.value.node)}: it is neither a mask nor, for each head, a multiple of the distance between query and key`,
     };
