@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { invariant } from '../errors.js';
-import { builderAt, rebuildNode } from '../ir/build.js';
+import { builderAt, emit, rebuildNode } from '../ir/build.js';
 import {
   inputName,
   inputRole,
@@ -11,6 +11,7 @@ import {
   type Value,
 } from '../ir/graph.js';
 import { scalarConstant } from '../ir/ops/define.js';
+import { tiledOperand } from '../ir/ops/tiled.js';
 import { dim, splitOn, tensorType, type Type } from '../ir/type.js';
 import { gradientName } from './autodiff.js';
 import { definePass } from './pass.js';
@@ -29,7 +30,17 @@ export interface UpdateSpec {
   /** Global norm to which gradients are clipped; 0: not at all. */
   readonly clipNorm: number;
   readonly zeroStage: 0 | 1;
+  /** How large parameters step; default {@link LARGE}. */
+  readonly large?: LargeSteps;
 }
+
+/** Parameters of more than `above` elements step in tiles of about `tile`: a step makes five values as large on its way. */
+export interface LargeSteps {
+  readonly above: number;
+  readonly tile: number;
+}
+
+const LARGE: LargeSteps = { above: 2 ** 24, tile: 2 ** 20 };
 
 const b = builderAt('update');
 const f32 = (dims: Type['dims'], pending?: 'world'): Type => tensorType('f32', dims, pending);
@@ -85,8 +96,9 @@ export function buildUpdate(spec: UpdateSpec): Graph {
     inputs.m.push(m!);
     inputs.v.push(v!);
     const local = stage1 && p.type.dims.length > 0 ? b.one('shard', [own], { axis: 'world' }) : own;
-    const gradient = b.one('mul', [settled[i]!, factor]);
-    return b('adamw', [local, gradient, m!, v!, lr, c1, c2], hyper);
+    const operands = [local, settled[i]!, m!, v!, factor, lr, c1, c2];
+    const rows = tileRows(p.type, spec.large ?? LARGE);
+    return rows === undefined ? adamwStep(operands, hyper) : tiledStep(operands, hyper, rows);
   });
   const whole = gatherParameters(stepped.map((r) => r[0]!));
   const outputs: NamedValue[] = primaries.flatMap((p, i) => [
@@ -111,6 +123,32 @@ export function buildUpdate(spec: UpdateSpec): Graph {
     inputs: [...gradients.values(), ...inputs.parameters, ...inputs.m, ...inputs.v, count, lr, c1, c2],
     outputs,
   };
+}
+
+type Hyper = Readonly<Record<'beta1' | 'beta2' | 'eps' | 'decay', number>>;
+
+/** @param operands parameter, gradient, m, v, factor of the gradient, lr, correction1, correction2 */
+function adamwStep(operands: readonly Value[], hyper: Hyper): readonly Value[] {
+  const [own, gradient, m, v, factor, ...scalars] = operands as [Value, Value, Value, Value, Value];
+  return b('adamw', [own, b.one('mul', [gradient, factor]), m, v, ...scalars], hyper);
+}
+
+/** The same, some rows at a time. */
+function tiledStep(operands: readonly Value[], hyper: Hyper, tile: number): readonly Value[] {
+  const slice = operands.map((value) => (value.type.dims.length === 0 ? -1 : 0));
+  const inputs = operands.map((value, i) => makeInput(`x${i}`, 'data', tiledOperand(value.type, slice[i]!)));
+  const outputs = adamwStep(inputs, hyper).map((value, i) => ({ name: `y${i}`, value }));
+  const region: Graph = { name: 'step', axes: ['sp', 'world'], inputs, outputs };
+  const results = outputs.map(() => 'concat');
+  return emit('tiled', operands, { tile, slice, results }, { loc: 'update', region });
+}
+
+/** Rows of the tiles in which a parameter steps; undefined where it steps at once. */
+function tileRows({ dims }: Type, { above, tile }: LargeSteps): number | undefined {
+  const sizes = dims.map((d) => d.size.terms[0]?.coefficient ?? 0);
+  const elements = sizes.reduce((product, n) => product * n, 1);
+  if (sizes.length === 0 || elements <= above) return undefined;
+  return Math.max(1, Math.floor((tile * sizes[0]!) / elements));
 }
 
 const shapeOf = (value: Value): (number | Value['type']['dims'][number]['size'])[] =>

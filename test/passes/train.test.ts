@@ -182,6 +182,13 @@ describe('zero', () => {
       values.forEach((x, i) => expect(results[1]!.get(name)![i]).toBeCloseTo(x, 12));
     expect([...results[0]!.get('param/copy')!]).toEqual(transposed(results[0]!.get('param/a')!, 5, 2));
     expect(results[0]!.get('grad_norm')![0]).toBeCloseTo(expectedNorm, 12);
+    // Large parameters step some rows at a time, on as many ranks as there are: bit for bit the same.
+    for (const stage of [0, 1] as const)
+      for (const tile of [1, 4, 100]) {
+        const update = buildUpdate({ ...spec(stage), large: { above: 3, tile } });
+        expect(printGraph(update)).toContain('tiled');
+        expect(runUpdate(update, 3)).toEqual(results[stage]);
+      }
   });
 });
 

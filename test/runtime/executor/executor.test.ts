@@ -142,17 +142,21 @@ describe.each([
   });
 });
 
-it('steps under ZeRO 0 and 1 are the same, even where a rank has no share of a parameter', async () => {
+it('steps under ZeRO 0 and 1 are the same, even where a rank has no share of a parameter, and in tiles', async () => {
   const graph = tinyGraph();
   const parameters = randomParameters(graph);
   const results: ReadonlyMap<string, Float32Array>[] = [];
   const documents = [documentOf(9), documentOf(4)];
-  for (const [zeroStage, ranks] of [
-    [0, 1],
-    [1, 1],
-    [1, 9],
+  const large = { above: 20, tile: 24 };
+  for (const [zeroStage, ranks, tiles] of [
+    [1, 1, undefined],
+    [1, 1, large],
+    [0, 1, undefined],
+    [1, 9, large],
   ] as const) {
-    const session = await sessionOf(await writeGraph(folder, graph, parameters, zeroStage), ranks);
+    const pkg = await writeGraph(folder, graph, parameters, zeroStage, [], tiles);
+    expect(pkg.program('update').instructions.some(({ kind }) => kind === 'tiled')).toBe(tiles === large);
+    const session = await sessionOf(pkg, ranks);
     const lanes = Array.from({ length: ranks }, (_, rank) => ({
       ranks: [rank],
       documents: documents.filter((_, i) => i % ranks === rank),
@@ -160,6 +164,7 @@ it('steps under ZeRO 0 and 1 are the same, even where a rank has no share of a p
     for (const step of [0, 1, 2]) await session.step([{ lanes }], { lr: 0.01, step });
     results.push(new Map([...(await session.parameters()), ...(await session.state())]));
   }
+  expect(results[1]).toEqual(results[0]);
   for (const other of results.slice(1))
     for (const [name, values] of results[0]!) {
       const worst = values.reduce((most, x, i) => Math.max(most, Math.abs(x - other.get(name)![i]!)), 0);

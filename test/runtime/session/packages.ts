@@ -14,7 +14,7 @@ import { writePackage } from '../../../src/package/write.js';
 import { emitProgram, type SegmentFiles } from '../../../src/passes/emit/program.js';
 import { runPasses } from '../../../src/passes/manager.js';
 import { PIPELINES, stepsOf } from '../../../src/passes/pipeline.js';
-import { buildUpdate } from '../../../src/passes/zero.js';
+import { buildUpdate, type LargeSteps } from '../../../src/passes/zero.js';
 import type { Document } from '../../../src/runtime/data/document.js';
 import { modelFolder } from '../../support/oracle.js';
 import { TINY } from '../../support/tiny.js';
@@ -54,12 +54,14 @@ export async function writeGraph(
   zeroStage: 0 | 1 = 1,
   /** Ids that the model does not give a position. */
   padding: readonly number[] = [],
+  large?: LargeSteps,
 ): Promise<Package> {
   const optimizer = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1, zeroStage };
   const train = trainGraph(graph);
   const trained = graph.inputs.filter((v) => train.outputs.some((o) => o.name === `grad/${inputName(v)}`));
   const update = buildUpdate({
     ...optimizer,
+    ...(large === undefined ? {} : { large }),
     parameters: trained.map((v) => ({ name: inputName(v), type: v.type })),
   });
   const graphs = new Map([
