@@ -72,6 +72,10 @@ const CASES: Readonly<Record<string, readonly NodeText[]>> = {
     ['Split', 'x', 'a b', { axis: -1, num_outputs: 2 }],
     ['Mul', 'a b', 'y'],
   ],
+  'einsum of three': [
+    ['Reshape', 'x heads', 'h'],
+    ['Einsum', 'h four_four narrow_rows x', 'y', { equation: 'bshd,hd,hk,bsk->bsd' }],
+  ],
   'pad features': [
     ['Pad', 'x pads half', 'p'],
     ['Slice', 'p one far two', 'q'],
@@ -327,6 +331,8 @@ test.each(Object.entries(CASES))('%s', async (_, nodes) => {
         floats('narrow', [WIDTH, 4], (i) => Math.cos(i * i * 0.9)),
         floats('bias', [WIDTH], (i) => Math.sin(i * 5) / 2),
         floats('half', [], () => 0.5),
+        floats('four_four', [2, 4], (i) => Math.sin(i * 3)),
+        floats('narrow_rows', [2, WIDTH], (i) => Math.cos(i * 7)),
         floats('sinks', [2], (i) => i - 0.5),
         ...[2, 1, 8].flatMap((width) => [
           floats(width === 2 ? 'cos' : `cos${width}`, [32, width], (i) =>

@@ -1,4 +1,4 @@
-/** Einstein sums of one or two operands, as a product of matrices between reorderings. */
+/** Einstein sums, operand by operand, as products of matrices between reorderings. */
 import type { Value } from '../../../graph.js';
 import { constantOf, productOfSizes, sameSize, type Size } from '../../../size.js';
 import { irDtype, type OnnxOp, type OpContext, type TranslateContext } from '../context.js';
@@ -110,13 +110,16 @@ export const Einsum: OnnxOp = {
     const equation = equationOf(ctx);
     const { operands, result } = equation;
     if (operands.some((letters) => new Set(letters).size !== letters.length)) refuse(ctx, 'takes a diagonal');
-    if (operands.length > 2) refuse(ctx, 'has more than two operands');
     if (irDtype(ctx.operand(0).dtype) !== 'f32') refuse(ctx, `sums ${ctx.operand(0).dtype} values`);
-    const [a, b] = operands.map((letters, i) => {
+    const terms = operands.map((letters, i) => {
       const elsewhere = new Set([...result, ...operands.filter((_, k) => k !== i).flat()]);
       return summed(ctx, { value: ctx.value(i), letters }, elsewhere);
     });
-    const last = b === undefined ? a! : product(ctx, a!, b, equation);
+    const last = terms.reduce((a, b, i) => {
+      const later = new Set([...result, ...operands.slice(i + 1).flat()]);
+      const kept = [...new Set([...a.letters, ...b.letters])].filter((letter) => later.has(letter));
+      return product(ctx, a, b, { ...equation, result: kept });
+    });
     return [ordered(ctx, last, result)];
   },
 };
