@@ -110,10 +110,12 @@ export async function createEvaluator(
   // An output that is itself fed needs no session.
   const computed = [...new Set(outputs)].filter((name) => !fed.has(name));
   const subgraph = subgraphOf(model, computed, fed);
-  invariant(
-    subgraph.missingInputs.length === 0,
-    `evaluation needs the graph input(s) ${subgraph.missingInputs.join(', ')}`,
-  );
+  const [missing] = subgraph.missingInputs;
+  if (missing !== undefined)
+    throw new UserError(
+      `${model.path}: a part of the graph that must be evaluated reads the input '${missing}', whose values are not known`,
+      'export the model with masks and positions computed from input_ids, attention_mask and position_ids alone',
+    );
   const maxBytes = options.maxBytes ?? DEFAULT_MAX_BYTES;
   checkBounds(model, subgraph, maxBytes, options.maxNodes ?? DEFAULT_MAX_NODES);
   const what = `${model.path}: evaluating ${computed.slice(0, 3).join(', ')}`;

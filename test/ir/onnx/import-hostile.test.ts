@@ -201,3 +201,18 @@ test('messages stay on one line, whatever the names', async () => {
   for (const character of ['\n', '\u001b', '\u2028']) expect(message).not.toContain(character);
   expect(message.length).toBeLessThan(2100);
 });
+
+test('a KV cache in half precision among what is evaluated', async () => {
+  const onnxProto = (await import('onnx-proto')).default;
+  const middle = [
+    node('Cast', 'past_key', 'cache', [int('to', 1)]),
+    node('ReduceSum', 'cache', 'nothing', [int('keepdims', 0)]),
+    node('Cast', 'nothing', 'count', [int('to', 7)]),
+    node('Add', 'iota count', 'made'),
+  ];
+  const model = onnxProto.onnx.ModelProto.decode(modelOf(middle));
+  const dim = [{ dimParam: 'b' }, { dimValue: 2 }, { dimParam: 'past' }, { dimValue: 4 }];
+  model.graph!.input!.push({ name: 'past_key', type: { tensorType: { elemType: 10, shape: { dim } } } });
+  const bytes = onnxProto.onnx.ModelProto.encode(model).finish();
+  await importOnnx(readOnnxModel(put(folder, 'hostile.onnx', bytes), { weights: true }), { weights: true });
+});

@@ -25,7 +25,7 @@ export interface ValueFacts extends Shaped {
   readonly data: boolean;
   /** Depends on no input and not on S. */
   readonly fixed: boolean;
-  /** Depends on a stored tensor that may be trained. */
+  /** Depends on a stored tensor that may be trained, or on an input that cannot be fed. */
   readonly weights: boolean;
   readonly node: OnnxNode | undefined;
   readonly input: BoundInput | undefined;
@@ -75,7 +75,8 @@ export function classify(model: OnnxModel, output: string): Classified {
       ...(input.role === 'prefill' ? { ints: [zero] } : {}),
       data: ['tokens', 'types', 'labels'].includes(input.role),
       fixed: false,
-      weights: false,
+      // onnxruntime cannot be fed half precision: what is computed from such a cache is translated, not evaluated.
+      weights: dtype === 'f16' || dtype === 'bf16',
       input,
     });
   }

@@ -8,8 +8,7 @@ import { checkEvaluable } from './budget.js';
 import type { Classified, ValueFacts } from './classify.js';
 import { givenValue, insideOf, indexEvaluator, MAX_VALUE_BYTES } from './evaluate.js';
 import { otherId } from './padding.js';
-import { constantOf } from '../../size.js';
-import { isTokens, sameDims, type Dims } from './shapes.js';
+import { isOne, isTokens, sameDims, type Dims } from './shapes.js';
 
 /** Ops that work row by row once their operands hold rows; Gather reads its table in full. */
 const ROWWISE = new Set(
@@ -77,7 +76,7 @@ function addVector(
   whole: Set<string>,
 ): boolean {
   const lengths = lengthDims(own.dims);
-  const elsewhere = own.dims.some((size) => !isTokens(size) && constantOf(size) === undefined);
+  const elsewhere = own.dims.some((size) => !isTokens(size) && !isOne(size));
   if (
     elsewhere ||
     lengths.length > 1 ||
