@@ -63,29 +63,34 @@ interface Operand {
 function merge(nodes: readonly Node[]): ReadonlyMap<Value, Value> {
   const operands: Operand[] = [];
   const inputs: Value[] = [];
+  const taken = new Map<Value, Map<number, Value>>();
+  const names = new Set<string>();
   const { copy } = copier();
   const outputs: NamedValue[] = [];
+  const outputNames = new Set<string>();
   const kinds: TileResult[] = [];
   const owners: Value[] = [];
   for (const node of nodes) {
     const slices = numbersAttr(node.attrs, 'slice');
     const given = node.operands.map((value, i) => {
       if (value.node.op === 'constant') return emit('constant', [], value.node.attrs)[0]!;
-      const known = operands.findIndex((o) => o.value === value && o.slice === slices[i]);
-      if (known >= 0) return inputs[known]!;
+      const bySlice = taken.get(value) ?? new Map<number, Value>();
+      const known = bySlice.get(slices[i]!);
+      if (known !== undefined) return known;
       const own = node.region!.inputs[i]!;
-      const unique = inputs.some((v) => inputName(v) === inputName(own))
-        ? `${inputName(own)}_${inputs.length}`
-        : inputName(own);
+      const unique = names.has(inputName(own)) ? `${inputName(own)}_${inputs.length}` : inputName(own);
+      const input = makeInput(unique, 'data', own.type, {}, own.node.loc);
+      taken.set(value, bySlice.set(slices[i]!, input));
+      names.add(unique);
       operands.push({ value, slice: slices[i]! });
-      inputs.push(makeInput(unique, 'data', own.type, {}, own.node.loc));
-      return inputs[inputs.length - 1]!;
+      inputs.push(input);
+      return input;
     });
-    for (const { name, value } of copy(node.region!, given))
-      outputs.push({
-        name: outputs.some((o) => o.name === name) ? `${name}_${outputs.length}` : name,
-        value,
-      });
+    for (const output of copy(node.region!, given)) {
+      const name = outputNames.has(output.name) ? `${output.name}_${outputs.length}` : output.name;
+      outputNames.add(name);
+      outputs.push({ name, value: output.value });
+    }
     kinds.push(...(node.attrs['results'] as readonly TileResult[]));
     owners.push(...node.results);
   }

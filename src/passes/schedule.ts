@@ -25,12 +25,18 @@ function levelsOf(graph: Graph, order: readonly Node[]): Map<Node, number> {
   const level = new Map<Node, number>();
   for (const node of order) {
     const after = node.operands.map((v) => level.get(v.node)! + (isInstruction(v.node) ? 1 : 0));
-    level.set(node, Math.max(0, ...after));
+    level.set(
+      node,
+      after.reduce((most, n) => Math.max(most, n), 0),
+    );
   }
   for (const node of [...order].reverse()) {
     if (node.op === 'input' || (forward.has(node) && data.has(node))) continue;
-    const needed = users.get(node)!.map((u) => level.get(u)! - (isInstruction(node) ? 1 : 0));
-    if (needed.length > 0) level.set(node, Math.max(level.get(node)!, Math.min(...needed)));
+    // Not by Math.min(...): a value may have more users than a call takes arguments.
+    const needed = users
+      .get(node)!
+      .reduce((least, u) => Math.min(least, level.get(u)! - (isInstruction(node) ? 1 : 0)), Infinity);
+    if (needed < Infinity) level.set(node, Math.max(level.get(node)!, needed));
   }
   return level;
 }

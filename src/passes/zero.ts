@@ -67,8 +67,15 @@ export function buildUpdate(spec: UpdateSpec): Graph {
       makeInput(gradientName(p.name), 'gradient', f32(p.type.dims, 'world')),
     ]),
   );
+  const copiesOf = new Map<string, UpdateSpec['parameters'][number][]>();
+  for (const q of spec.parameters)
+    if (q.tiedTo !== undefined)
+      copiesOf
+        .set(q.tiedTo.name, copiesOf.get(q.tiedTo.name) ?? [])
+        .get(q.tiedTo.name)!
+        .push(q);
   const summed = primaries.map((p) => {
-    const copies = spec.parameters.filter((q) => q.tiedTo?.name === p.name);
+    const copies = copiesOf.get(p.name) ?? [];
     return copies.reduce((sum, q) => {
       const own = gradients.get(q.name)!;
       return b.one('add', [sum, q.tiedTo!.transposed ? b.one('transpose', [own], { perm: [1, 0] }) : own]);
@@ -106,8 +113,9 @@ export function buildUpdate(spec: UpdateSpec): Graph {
     { name: `m/${p.name}`, value: stepped[i]![1]! },
     { name: `v/${p.name}`, value: stepped[i]![2]! },
   ]);
+  const updated = new Map(primaries.map((p, i) => [p.name, whole[i]!]));
   for (const copy of spec.parameters.filter((p) => p.tiedTo !== undefined)) {
-    const source = whole[primaries.findIndex((p) => p.name === copy.tiedTo!.name)];
+    const source = updated.get(copy.tiedTo!.name);
     invariant(source !== undefined, `${copy.name} is tied to ${copy.tiedTo!.name}, which is not trained`);
     outputs.push({
       name: `param/${copy.name}`,
@@ -156,19 +164,28 @@ const shapeOf = (value: Value): (number | Value['type']['dims'][number]['size'])
 
 /** All gradients in one collective. */
 function settleGradients(pending: readonly Value[], stage1: boolean): readonly Value[] {
-  const scatter = pending.filter((g) => stage1 && g.type.dims.length > 0);
-  const reduce = pending.filter((g) => !scatter.includes(g));
-  const scattered = scatter.length === 0 ? [] : b('reduce_scatter', scatter, { axis: 'world' });
-  const reduced = reduce.length === 0 ? [] : b('all_reduce', reduce, { axis: 'world' });
-  return pending.map((g) =>
-    scatter.includes(g) ? scattered[scatter.indexOf(g)]! : reduced[reduce.indexOf(g)]!,
+  const isScattered = (g: Value): boolean => stage1 && g.type.dims.length > 0;
+  const scattered = inOneCollective('reduce_scatter', pending.filter(isScattered));
+  const reduced = inOneCollective(
+    'all_reduce',
+    pending.filter((g) => !isScattered(g)),
   );
+  return pending.map((g) => (isScattered(g) ? scattered : reduced).get(g)!);
+}
+
+/** What becomes of each value. */
+function inOneCollective(op: string, values: readonly Value[]): ReadonlyMap<Value, Value> {
+  if (values.length === 0) return new Map();
+  const results = b(op, values, { axis: 'world' });
+  return new Map(values.map((value, i) => [value, results[i]!]));
 }
 
 function gatherParameters(stepped: readonly Value[]): readonly Value[] {
-  const split = stepped.filter((v) => v.type.dims[0]?.split !== undefined);
-  const gathered = split.length === 0 ? [] : b('all_gather', split, { axis: 'world' });
-  return stepped.map((v) => (split.includes(v) ? gathered[split.indexOf(v)]! : v));
+  const gathered = inOneCollective(
+    'all_gather',
+    stepped.filter((v) => v.type.dims[0]?.split !== undefined),
+  );
+  return stepped.map((v) => gathered.get(v) ?? v);
 }
 
 /** √Σ‖g‖² over all parameters, shards added up over the world. */

@@ -1,7 +1,14 @@
 /** Bodies in place of the nodes that stand for them: local functions, and branches of If whose condition is known. */
 import { UserError } from '../../errors.js';
 import { isFloat } from './dtype.js';
-import type { OnnxAttribute, OnnxGraph, OnnxInitializer, OnnxModel, OnnxNode } from './model.js';
+import type {
+  OnnxAttribute,
+  OnnxFunction,
+  OnnxGraph,
+  OnnxInitializer,
+  OnnxModel,
+  OnnxNode,
+} from './model.js';
 
 export interface Expansion {
   /** In execution order; they define the outputs of the node they replace. */
@@ -55,8 +62,24 @@ export function expandNode(
   return body && placed(model, node, body);
 }
 
+const tables = new WeakMap<OnnxModel['functions'], ReadonlyMap<string, ReadonlyMap<string, OnnxFunction>>>();
+
+/** Local functions by domain and name; of two that are called alike, the first. */
+function functionsOf({ functions }: OnnxModel): ReadonlyMap<string, ReadonlyMap<string, OnnxFunction>> {
+  const known = tables.get(functions);
+  if (known !== undefined) return known;
+  const table = new Map<string, Map<string, OnnxFunction>>();
+  for (const item of functions) {
+    const own = table.get(item.domain) ?? new Map<string, OnnxFunction>();
+    table.set(item.domain, own);
+    if (!own.has(item.name)) own.set(item.name, item);
+  }
+  tables.set(functions, table);
+  return table;
+}
+
 function callOf(model: OnnxModel, node: OnnxNode): Body | undefined {
-  const found = model.functions.find(({ domain, name }) => domain === node.domain && name === node.opType);
+  const found = functionsOf(model).get(node.domain)?.get(node.opType);
   if (found === undefined) return undefined;
   return {
     nodes: found.nodes,

@@ -29,13 +29,35 @@ export function torchName(model: OnnxModel, initializer: string): TorchName | un
   if (TORCH_NAME.test(initializer) && !MADE_UP.test(initializer)) {
     return { name: initializer, layout: 'same' };
   }
-  for (const node of model.nodes) {
-    const operand = node.inputs.indexOf(initializer);
-    if (operand < 0) continue;
+  for (const { node, operand } of usesOf(model).get(initializer) ?? []) {
     const found = nameFromUse(node, operand, stored);
     if (found !== undefined) return found;
   }
   return undefined;
+}
+
+interface Use {
+  readonly node: OnnxNode;
+  /** The first, where it reads the tensor twice. */
+  readonly operand: number;
+}
+
+const uses = new WeakMap<OnnxModel['nodes'], ReadonlyMap<string, readonly Use[]>>();
+
+/** The nodes that read each initializer, in their order. */
+function usesOf({ nodes, initializers }: OnnxModel): ReadonlyMap<string, readonly Use[]> {
+  const known = uses.get(nodes);
+  if (known !== undefined) return known;
+  const found = new Map<string, Use[]>();
+  for (const node of nodes)
+    node.inputs.forEach((name, operand) => {
+      if (!initializers.has(name)) return;
+      const own = found.get(name) ?? [];
+      if (own.at(-1)?.node !== node) own.push({ node, operand });
+      found.set(name, own);
+    });
+  uses.set(nodes, found);
+  return found;
 }
 
 /** Only the operands that linear layers have tell the parameter apart from other constants of a module. */

@@ -25,31 +25,44 @@ export function findTiedInitializers(
   model: OnnxModel,
   pieceBytes: number = PIECE_BYTES,
 ): readonly TiedInitializers[] {
-  const bySize = new Map<string, OnnxInitializer[]>();
+  const groups = new Map<string, OnnxInitializer[]>();
   for (const tensor of model.initializers.values()) {
     if (!isFloat(tensor.dtype) || tensor.dims.length < 2 || tensor.elementCount < 2) continue;
-    const key = `${tensor.dtype} ${[...tensor.dims].sort((x, y) => x - y).join('x')}`;
-    bySize.set(key, [...(bySize.get(key) ?? []), tensor]);
+    const key = `${tensor.dtype} ${[...tensor.dims].sort((x, y) => x - y).join('x')} ${ends(tensor)}`;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [tensor]);
+    else group.push(tensor);
   }
-  const pairs: TiedInitializers[] = [];
-  for (const group of bySize.values()) if (group.length > 1) pairs.push(...tiedInGroup(group, pieceBytes));
-  return pairs;
+  return [...groups.values()].flatMap((group) => tiedInGroup(group, pieceBytes));
 }
 
-function tiedInGroup(group: readonly OnnxInitializer[], pieceBytes: number): TiedInitializers[] {
-  const pairs: TiedInitializers[] = [];
-  const copies = new Set<string>();
-  for (const [index, a] of group.entries()) {
-    if (copies.has(a.name) || (a.isPresent() && isConstant(a, pieceBytes))) continue;
-    for (const b of group.slice(index + 1)) {
-      if (copies.has(b.name)) continue;
+/** The first and the last element: a transpose has the same. Where they are absent, their place. */
+function ends(tensor: OnnxInitializer): string {
+  if (!tensor.isPresent())
+    return tensor.location.kind === 'external'
+      ? `${tensor.location.offset} of ${tensor.location.file}`
+      : tensor.name;
+  const width = size(tensor);
+  const elements = [tensor.readRange(0, width), tensor.readRange(tensor.bytes - width, width)];
+  return elements.map((bytes) => Buffer.from(bytes).toString('hex')).join(' ');
+}
+
+/** Tensors that start and end alike and are not the same are few; of more, copies are not looked for. */
+const MAX_LIKE = 16;
+
+function tiedInGroup(group: readonly OnnxInitializer[], pieceBytes: number): readonly TiedInitializers[] {
+  const found: { readonly a: OnnxInitializer; readonly copies: TiedInitializers[] }[] = [];
+  if (group.length === 1) return [];
+  for (const b of group) {
+    if (b.isPresent() && isConstant(b, pieceBytes)) continue;
+    const isNew = !found.some(({ a, copies }) => {
       const relation = relationOf(a, b, pieceBytes);
-      if (relation === undefined) continue;
-      copies.add(b.name);
-      pairs.push({ a: a.name, b: b.name, relation });
-    }
+      if (relation !== undefined) copies.push({ a: a.name, b: b.name, relation });
+      return relation !== undefined;
+    });
+    if (isNew && found.length < MAX_LIKE) found.push({ a: b, copies: [] });
   }
-  return pairs;
+  return found.flatMap(({ copies }) => copies);
 }
 
 function relationOf(

@@ -83,10 +83,11 @@ export function bodyOf(
       copies.set(node.results[i]!, v),
     );
   };
+  const needed = behind(target, hidden);
   for (const node of nodesReaching([target])) {
     if (copies.has(node.results[0]!)) continue;
     if (node.op === 'input') {
-      if (!reaches(target, node.results[0]!, hidden)) continue;
+      if (!needed.has(node.results[0]!)) continue;
       const own = makeInput(inputName(node.results[0]!), 'parameter', node.results[0]!.type, {}, node.loc);
       inputs.push(own);
       operands.push(node.results[0]!);
@@ -105,16 +106,14 @@ const tileShape = (shape: unknown): (number | ReturnType<typeof symbolSize>)[] =
     typeof s === 'object' && s.key === 'S' ? symbolSize('T') : s,
   );
 
-/** Whether `source` reaches `target` without passing through `cut`. */
-function reaches(target: Value, source: Value, cut: Value): boolean {
+/** What `target` is computed from, without what reaches it through `cut` only. */
+function behind(target: Value, cut: Value): ReadonlySet<Value> {
   const stack = [target];
   const seen = new Set<Value>();
-  while (stack.length > 0) {
-    const at = stack.pop()!;
-    if (at === source) return true;
-    if (at === cut || seen.has(at)) continue;
+  for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
+    if (seen.has(at)) continue;
     seen.add(at);
-    stack.push(...at.node.operands);
+    if (at !== cut) for (const operand of at.node.operands) stack.push(operand);
   }
-  return false;
+  return seen;
 }

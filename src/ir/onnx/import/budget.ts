@@ -83,10 +83,10 @@ export function runBytes(
 
 function productsOf(node: OnnxNode, { facts }: Classified, length: number): number {
   if (!PRODUCTS.has(node.opType)) return 0;
-  return Math.max(
-    0,
-    ...node.inputs.flatMap((name) => facts.get(name) ?? []).flatMap((x) => sizeAt(x, length)),
-  );
+  return node.inputs
+    .flatMap((name) => facts.get(name) ?? [])
+    .flatMap((x) => sizeAt(x, length))
+    .reduce((most, n) => Math.max(most, n), 0);
 }
 
 const spent = new WeakMap<Classified, number>();

@@ -104,9 +104,11 @@ export function classify(model: OnnxModel, output: string): Classified {
   for (let node = pending.pop(); node !== undefined; node = pending.pop()) {
     const expansion = expandNode(model, node, decide) ?? foldSequence(node);
     if (expansion !== undefined) {
-      for (const stored of expansion.initializers) facts.set(stored.name, storedFacts(stored));
-      added.push(...expansion.initializers);
-      pending.push(...expansion.nodes.toReversed());
+      for (const stored of expansion.initializers) {
+        facts.set(stored.name, storedFacts(stored));
+        added.push(stored);
+      }
+      for (const inner of expansion.nodes.toReversed()) pending.push(inner);
       if (++expansions > MAX_EXPANSIONS) throw tooManyBodies(model, node);
       continue;
     }

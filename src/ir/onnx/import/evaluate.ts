@@ -48,7 +48,7 @@ export function insideOf(
     if (isGiven(facts)) given.push(name);
     else {
       inside.push(name);
-      if (facts.stored === undefined) pending.push(...(facts.node?.inputs ?? []));
+      if (facts.stored === undefined) for (const input of facts.node?.inputs ?? []) pending.push(input);
     }
   }
   return { inside, given };

@@ -81,7 +81,7 @@ export function logitsBehind(model: OnnxModel, loss: string): string | undefined
     const node = seen.has(name) ? undefined : producers.get(name);
     seen.add(name);
     if (node === undefined) continue;
-    if (!ENDS.has(node.opType)) pending.push(...node.inputs);
+    if (!ENDS.has(node.opType)) for (const input of node.inputs) pending.push(input);
     else return sources(producers, node.inputs[0]!).at(-1);
   }
   return undefined;
@@ -116,7 +116,8 @@ export async function ownLossOf(
   const cuts = sources(producersOf(model), logits.name, new Set(['Cast', 'Identity']));
   const part = subgraphOf(model, [output], new Set(cuts));
   const { missingInputs, initializers } = part;
-  const given = model.inputs.filter(({ name }) => missingInputs.includes(name));
+  const missing = new Set(missingInputs);
+  const given = model.inputs.filter(({ name }) => missing.has(name));
   const labels = given.filter(isLabels);
   const [first] = labels;
   const unknown = (why: string): OwnLoss => ({ output, unknown: why });

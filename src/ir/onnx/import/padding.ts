@@ -20,7 +20,7 @@ export function countedTests(nodes: readonly OnnxNode[]): ReadonlySet<OnnxNode> 
     if (node === undefined || seen.has(name)) continue;
     seen.add(name);
     if (node.opType === 'Equal') found.add(node);
-    else if (BETWEEN.has(node.opType)) pending.push(...node.inputs);
+    else if (BETWEEN.has(node.opType)) for (const input of node.inputs) pending.push(input);
   }
   return found;
 }

@@ -85,16 +85,31 @@ function decide(classified: Classified, tensor: OnnxInitializer, roles: Readonly
 }
 
 /** Whether a single number is the bias of a product of one column: a head of one output. */
-export function isUnitBias({ model, nodes, facts }: Classified, name: string): boolean {
-  const stored = model.initializers.get(name);
+export function isUnitBias(classified: Classified, name: string): boolean {
+  const stored = classified.model.initializers.get(name);
   if (stored?.dims.length !== 1 || stored.dims[0] !== 1 || !isFloat(stored.dtype)) return false;
-  return nodes.some(({ opType, inputs }) => {
-    if (opType === 'Gemm') return inputs[2] === name;
-    if (opType !== 'Add' || !inputs.includes(name)) return false;
-    const product = facts.get(inputs.find((input) => input !== name) ?? '')?.node;
-    const weight = product?.opType === 'MatMul' ? facts.get(product.inputs[1]!) : undefined;
+  const known = addedToProducts.get(classified) ?? findAdded(classified);
+  addedToProducts.set(classified, known);
+  return known.has(name);
+}
+
+const addedToProducts = new WeakMap<Classified, ReadonlySet<string>>();
+
+/** What is added to a product of one column, as a bias is. */
+function findAdded({ nodes, facts }: Classified): ReadonlySet<string> {
+  const isProduct = (name: string): boolean => {
+    const product = facts.get(name)?.node;
+    const weight = product?.opType === 'MatMul' ? facts.get(product.inputs[1] ?? '') : undefined;
     return weight?.stored?.dims.at(-1) === 1;
-  });
+  };
+  const found = new Set<string>();
+  for (const { opType, inputs } of nodes) {
+    const [a = '', b = '', c = ''] = inputs;
+    if (opType === 'Gemm') found.add(c);
+    if (opType === 'Add' && isProduct(b)) found.add(a);
+    if (opType === 'Add' && isProduct(a)) found.add(b);
+  }
+  return found;
 }
 
 function rolesOf(

@@ -50,10 +50,8 @@ export function executionOrder(nodes: readonly Pick<Step, 'inputs' | 'outputs'>[
     if (leaving) order.push(node);
     else if (!entered.has(node)) {
       entered.add(node);
-      stack.push(
-        { node, leaving: true },
-        ...sources[node]!.map((source) => ({ node: source, leaving: false })),
-      );
+      stack.push({ node, leaving: true });
+      for (const source of sources[node]!) stack.push({ node: source, leaving: false });
     }
   }
   return order;
@@ -143,15 +141,12 @@ function buffersOf(
   last: ReadonlyMap<number, number>,
 ): ReadonlyMap<number, number> {
   const buffers = new Map<number, number>();
-  const holders = new Map<number, number[]>();
+  // The last step that reads any of the values in a buffer.
+  const lastRead = new Map<number, number>();
   steps.forEach((step, at) => {
     const isDying = (id: number, like: Tensor): boolean => {
       const buffer = buffers.get(id);
-      return (
-        buffer !== undefined &&
-        tensors[id]!.text === like.text &&
-        holders.get(buffer)!.every((holder) => (last.get(holder) ?? -1) <= at)
-      );
+      return buffer !== undefined && tensors[id]!.text === like.text && lastRead.get(buffer)! <= at;
     };
     for (const id of step.outputs.filter(isCounted)) {
       const source = VIEWS.has(step.op)
@@ -163,9 +158,7 @@ function buffersOf(
       // A view of an input or a literal takes no memory.
       if (shared === undefined) continue;
       buffers.set(id, shared);
-      const own = holders.get(shared);
-      if (own === undefined) holders.set(shared, [id]);
-      else own.push(id);
+      lastRead.set(shared, Math.max(lastRead.get(shared) ?? -1, last.get(id) ?? -1));
     }
   });
   return buffers;

@@ -70,7 +70,11 @@ function lowerNodes(
 ): ReadonlySet<Value> {
   const users = new Map<Value, Node[]>();
   for (const node of segment.nodes)
-    for (const value of new Set(node.operands)) users.set(value, [...(users.get(value) ?? []), node]);
+    for (const value of new Set(node.operands)) {
+      const own = users.get(value);
+      if (own === undefined) users.set(value, [node]);
+      else own.push(node);
+    }
   const absorbed = absorbedNodes(segment.nodes, users, new Set(segment.outputs));
   const taken = new Set<Value>();
   const lowered = (value: Value): OrtValue => {
