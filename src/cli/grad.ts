@@ -32,14 +32,14 @@ Examples:
     .action(async (directory: string, options: GradOptions, self: Command) => {
       const batch = required(self, options.batch, '--batch <file>');
       const result = await runBatch(directory, batch, options, async ({ pkg, session, plan }) => {
-        const { gradients, loss, tokens, gradNorm } = await session.gradients(plan);
+        const { loss, tokens, gradNorm } = await session.differentiate(plan);
         if (options.output !== undefined) {
           const { writeSafetensors } = await import('../files/safetensors.js');
-          const entries = [...gradients].map(([name, data]) => ({
+          const entries = session.trained.map((name) => ({
             name,
             dtype: 'F32' as const,
             shape: pkg.parameter(name).shape,
-            data,
+            data: () => session.pieces(`grad/${name}`),
           }));
           await writeSafetensors(options.output, entries);
         }

@@ -7,7 +7,7 @@ import { groupPool, type GroupPool } from '../collectives/groups.js';
 import { OrtExecutor } from '../executor/executor.js';
 import type { ExecutorHost, OnTile } from '../executor/host.js';
 import { instructionBases } from '../session/labels.js';
-import { allocateMemory, worldBinding, type RankMemory } from '../session/memory.js';
+import { allocateMemory, gradientName, worldBinding, type RankMemory } from '../session/memory.js';
 import type { RankShare } from '../session/plan.js';
 import {
   STREAM_WINDOW,
@@ -129,7 +129,7 @@ function handle(rank: Rank, message: RankMessage): Done {
 }
 
 function memoryOf({ memory }: Rank, name: string, start: number, end: number): Float32Array {
-  const found = memory.moments.get(name) ?? memory.parameters.get(name);
+  const found = memory.moments.get(name) ?? memory.gradients.get(name) ?? memory.parameters.get(name);
   invariant(found !== undefined, `there is no ${name} on this rank`);
   invariant(start <= end && end <= found.length, `${name} has ${found.length} elements here, not ${end}`);
   return found.subarray(start, end);
@@ -211,17 +211,39 @@ function update(rank: Rank, count: number, lr: number, step: number): number {
   return memory.scalar('update/grad_norm')[0]!;
 }
 
-/** Whole gradients of the mean loss, on rank 0. */
+/** Leaves the gradients of the mean loss in the accumulators of rank 0. */
 function gradients(rank: Rank, own: MicroBatchSums): Done {
-  const { memory, context, world } = rank;
+  const { memory, context, world, pkg } = rank;
   const sums = settle(rank, own);
-  context.collectives.allReduce(world, [...new Set(memory.gradients.values())]);
+  const all = new Set(memory.gradients.values());
+  context.collectives.allReduce(world, [...all]);
   if (context.rank !== 0) return sums;
   const perToken = 1 / Math.max(1, sums.count);
-  const tensors = new Map(
-    [...memory.gradients].map(([name, sum]) => [name.slice('grad/'.length), sum.map((g) => g * perToken)]),
-  );
-  return { ...sums, tensors };
+  for (const gradient of all) for (let i = 0; i < gradient.length; i++) gradient[i]! *= perToken;
+  return { ...sums, gradNorm: globalNorm(pkg, memory.gradients) };
+}
+
+/** ‖g‖ over logical parameters: gradients of tied initialisers are those of one weight, and add up. */
+function globalNorm({ manifest }: Package, gradients: ReadonlyMap<string, Float32Array>): number {
+  const { parameters } = manifest;
+  const gradientOf = (name: string): Float32Array | undefined => gradients.get(gradientName(name));
+  let squares = 0;
+  for (const { name, shape, tiedTo } of parameters) {
+    const own = gradientOf(name);
+    if (own === undefined || (tiedTo !== undefined && gradientOf(tiedTo.name) !== undefined)) continue;
+    const [rows = 1, columns = 1] = shape;
+    const copies = parameters.flatMap((p) => {
+      const gradient = p.tiedTo?.name === name ? gradientOf(p.name) : undefined;
+      return gradient === undefined ? [] : [{ gradient, transposed: p.tiedTo!.transposed }];
+    });
+    for (let i = 0; i < own.length; i++) {
+      let g = own[i]!;
+      for (const { gradient, transposed } of copies)
+        g += gradient[transposed ? (i % columns) * rows + Math.floor(i / columns) : i]!;
+      squares += g * g;
+    }
+  }
+  return Math.sqrt(squares);
 }
 
 function evaluate(rank: Rank, microBatches: readonly RankShare[], stream: LogitStream | undefined): Done {

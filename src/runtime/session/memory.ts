@@ -5,6 +5,11 @@ import type { Package } from '../../package/read.js';
 import type { Program } from '../../package/program.js';
 import type { Binding, OutputMemory } from '../executor/views.js';
 
+/** Begins the names of outputs that are gradients. */
+export const GRADIENT = 'grad/';
+
+export const gradientName = (parameter: string): string => `${GRADIENT}${parameter}`;
+
 /** Where a rank stands when only the world matters: in the update program. */
 export const worldBinding = (rank: number, world: number): RankBinding => ({
   sp: { index: rank, degree: world },
@@ -109,7 +114,7 @@ function gradientMemory(train: Program): Map<string, Float32Array> {
   const byBuffer = new Map<number, Float32Array>();
   const found = new Map<string, Float32Array>();
   for (const { name, buffer } of train.outputs) {
-    if (!name.startsWith('grad/')) continue;
+    if (!name.startsWith(GRADIENT)) continue;
     invariant(buffer >= 0, `gradient ${name} has no memory`);
     const { dims } = parseType(train.buffers[buffer]!.type);
     invariant(

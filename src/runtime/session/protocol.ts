@@ -31,6 +31,7 @@ export type RankMessage =
       /** Updates done before this one. */
       readonly step: number;
     }
+  /** Leaves the gradients of the mean loss in `grad/…`, whole, on rank 0. */
   | { readonly type: 'gradients'; readonly microBatches: readonly RankShare[] }
   | {
       readonly type: 'evaluate';
@@ -38,7 +39,10 @@ export type RankMessage =
       /** Absent: only the loss is wanted. */
       readonly stream?: LogitStream;
     }
-  /** A copy of elements `start … end` of this rank's memory: a parameter, `m/…` or `v/…` (its own share under ZeRO). */
+  /**
+   * A copy of elements `start … end` of this rank's memory: a parameter, `grad/…`, `m/…` or `v/…` (its own share under
+   * ZeRO).
+   */
   | { readonly type: 'read'; readonly name: string; readonly start: number; readonly end: number }
   | { readonly type: 'write'; readonly name: string; readonly start: number; readonly data: Float32Array }
   /** Sets m and v to zero. */

@@ -1,11 +1,11 @@
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { UserError } from '../../errors.js';
-import { PIECE_BYTES, rangesOf } from '../../files/pieces.js';
+import { PIECE_BYTES } from '../../files/pieces.js';
 import type { Package } from '../../package/read.js';
 import type { RankFailure } from '../ranks/pool.js';
 import { RankPool } from '../ranks/pool.js';
 import { instructionLabel } from './labels.js';
-import { momentSizes } from './memory.js';
+import { gradientName } from './memory.js';
 import { madeBy, mergeCounters, slowestOf, type ExchangeMetrics } from './metrics.js';
 import { buffersOf, checkPlan, sharesOf, type MicroBatchPlan, type RankShare } from './plan.js';
 import type {
@@ -18,6 +18,7 @@ import type {
   RankMessage,
   RankReply,
 } from './protocol.js';
+import { tensorPlaces, type TensorPlaces } from './tensors.js';
 
 export interface SessionOptions {
   readonly ranks: number;
@@ -63,7 +64,7 @@ export interface StepOptions {
 
 export interface GradientMetrics extends StepMetrics {
   /** Gradients of the mean loss, whole, by initialiser. Tied initialisers have one each. */
-  readonly gradients: ReadonlyMap<string, Float32Array>;
+  readonly gradients: Tensors;
 }
 
 /** Rows `row …` of the packed row of a lane: `data` is [rows, classes]. */
@@ -81,23 +82,16 @@ export type Tensors = ReadonlyMap<string, Float32Array>;
 /** Fills `target` with the row-major elements of a tensor from `start` on. */
 export type ReadTensor = (name: string, start: number, target: Float32Array) => void;
 
-/** Elements `start … end` of a tensor, held by each of some ranks, whose memory begins with element `offset`. */
-interface Place {
-  readonly ranks: readonly number[];
-  readonly offset: number;
-  readonly start: number;
-  readonly end: number;
-}
-
 /** Local ranks with a model in training. One call at a time; the first failure of a rank ends the session. */
 export class TrainingSession {
   readonly #pool: RankPool<RankMessage, RankReply>;
   readonly package: Package;
-  #shares: readonly ReturnType<typeof momentSizes>[] | undefined;
+  readonly #tensors: TensorPlaces;
 
   private constructor(pkg: Package, pool: RankPool<RankMessage, RankReply>) {
     this.package = pkg;
     this.#pool = pool;
+    this.#tensors = tensorPlaces(pkg, pool.world);
   }
 
   /** @throws UserError when the package has no weights and they were asked for; RankFailure */
@@ -146,14 +140,31 @@ export class TrainingSession {
     return { ...metrics, gradNorm: replies[0]!.gradNorm };
   }
 
-  /** Gradients without an update. */
-  async gradients(plan: readonly MicroBatchPlan[]): Promise<GradientMetrics> {
+  /**
+   * Gradients of the mean loss without an update. They stay on the ranks until the next call that runs a program:
+   * read them as `pieces('grad/<initialiser>')`.
+   */
+  async differentiate(plan: readonly MicroBatchPlan[]): Promise<StepMetrics> {
     const { replies, metrics } = await this.#run(plan, (microBatches) => ({
       type: 'gradients',
       microBatches,
     }));
-    const gradients = replies[0]!.tensors;
-    return { ...metrics, gradients, gradNorm: globalNorm(this.package, gradients) };
+    return { ...metrics, gradNorm: replies[0]!.gradNorm };
+  }
+
+  /** {@link differentiate}, with all gradients together: for models that fit into memory once more. */
+  async gradients(plan: readonly MicroBatchPlan[]): Promise<GradientMetrics> {
+    const metrics = await this.differentiate(plan);
+    const whole = await this.#whole(this.trained.map(gradientName));
+    return {
+      ...metrics,
+      gradients: new Map(this.trained.map((name) => [name, whole.get(gradientName(name))!])),
+    };
+  }
+
+  /** Initialisers that have a gradient. */
+  get trained(): readonly string[] {
+    return this.#tensors.trained();
   }
 
   /** The loss, and the logits as they are made, tile by tile. Tiles of different ranks come in any order. */
@@ -182,16 +193,17 @@ export class TrainingSession {
 
   /** Names of the moments of AdamW: `m/<initialiser>` and `v/<initialiser>`. */
   get moments(): readonly string[] {
-    return [...this.#momentShares()[0]!.keys()];
+    return this.#tensors.moments();
   }
 
   /**
-   * A parameter or moment, whole whatever its sharding, in consecutive pieces.
+   * A parameter, a moment, or a gradient (`grad/<initialiser>`) after {@link differentiate}, whole whatever its
+   * sharding, in consecutive pieces.
    * @param pieceBytes the size of one; two are held at a time
    */
   async *pieces(name: string, pieceBytes: number = PIECE_BYTES): AsyncGenerator<Float32Array> {
     let ahead: Promise<RankReply> | undefined;
-    for (const { ranks, start, end, offset } of this.#parts(name, pieceBytes)) {
+    for (const { ranks, start, end, offset } of this.#tensors.parts(name, pieceBytes)) {
       const message = { type: 'read', name, start: start - offset, end: end - offset } as const;
       const asked = this.#pool.request(ranks[0]!, message);
       // Who stops reading does not hear of a failure after that.
@@ -278,7 +290,7 @@ export class TrainingSession {
   async #whole(names: readonly string[]): Promise<Tensors> {
     const found = new Map<string, Float32Array>();
     for (const name of names) {
-      const whole = new Float32Array(this.#places(name).at(-1)!.end);
+      const whole = new Float32Array(this.#tensors.elements(name));
       let at = 0;
       for await (const piece of this.pieces(name)) {
         whole.set(piece, at);
@@ -292,7 +304,7 @@ export class TrainingSession {
   /** One piece is read while the one before is on its way. */
   async #write(name: string, read: ReadTensor, pieceBytes: number): Promise<void> {
     let before: Promise<unknown> = Promise.resolve();
-    for (const { ranks, start, end, offset } of this.#parts(name, pieceBytes)) {
+    for (const { ranks, start, end, offset } of this.#tensors.parts(name, pieceBytes)) {
       const data = new Float32Array(end - start);
       read(name, start, data);
       await before;
@@ -301,35 +313,6 @@ export class TrainingSession {
       before.catch(() => undefined);
     }
     await before;
-  }
-
-  *#parts(name: string, pieceBytes: number): Generator<Place> {
-    for (const place of this.#places(name))
-      for (const { start, end } of rangesOf(place.end - place.offset, pieceBytes / 4))
-        yield { ...place, start: place.offset + start, end: place.offset + end };
-  }
-
-  /** The ranks that hold a tensor: all of them the whole, or each its share. */
-  #places(name: string): readonly Place[] {
-    const ranks = Array.from({ length: this.world }, (_, rank) => rank);
-    const shares = this.#momentShares();
-    const moment = shares[0]!.get(name);
-    if (moment === undefined || moment.own === moment.whole) {
-      const { shape } = moment === undefined ? this.package.parameter(name) : { shape: [moment.whole] };
-      return [{ ranks, offset: 0, start: 0, end: shape.reduce((n, d) => n * d, 1) }];
-    }
-    let end = 0;
-    return shares.map((share, rank) => {
-      const offset = end;
-      end += share.get(name)!.own;
-      return { ranks: [rank], offset, start: offset, end };
-    });
-  }
-
-  #momentShares(): readonly ReturnType<typeof momentSizes>[] {
-    const update = this.package.program('update');
-    this.#shares ??= Array.from({ length: this.world }, (_, rank) => momentSizes(update, rank, this.world));
-    return this.#shares;
   }
 
   /** A stream from every rank to `onLogits`. */
@@ -346,25 +329,6 @@ export class TrainingSession {
 
 const tokensOf = (lanes: MicroBatchPlan['lanes']): number =>
   lanes.reduce((sum, { documents }) => sum + documents.reduce((n, { ids }) => n + ids.length, 0), 0);
-
-/** ‖g‖ over logical parameters: gradients of tied initialisers are those of one weight, and add up. */
-function globalNorm({ manifest }: Package, gradients: Tensors): number {
-  const sums = new Map(gradients);
-  for (const { name, shape, tiedTo } of manifest.parameters) {
-    const [own, primary] = [gradients.get(name), tiedTo && sums.get(tiedTo.name)];
-    if (tiedTo === undefined || own === undefined || primary === undefined) continue;
-    const [rows, columns] = shape as [number, number];
-    const at = (i: number): number => (tiedTo.transposed ? (i % rows) * columns + Math.floor(i / rows) : i);
-    sums.set(
-      tiedTo.name,
-      primary.map((g, i) => g + own[at(i)]!),
-    );
-    sums.delete(name);
-  }
-  let squares = 0;
-  for (const sum of sums.values()) for (const g of sum) squares += g * g;
-  return Math.sqrt(squares);
-}
 
 interface RankStream {
   /** The rank's end. */
