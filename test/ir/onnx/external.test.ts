@@ -1,7 +1,8 @@
-import { mkdirSync, symlinkSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, symlinkSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { readOnnxModel } from '../../../src/ir/onnx/decode.js';
+import { readWeight } from '../../../src/package/weights.js';
 import { external, product, put, raw, temporaryFolder } from './build.js';
 
 const folder = temporaryFolder();
@@ -57,6 +58,21 @@ test.each([
   expect(attempt).toThrow(expect.objectContaining({ name: 'UserError' }));
   expect(attempt).toThrow(message);
   expect(attempt).toThrow(/'w'/);
+});
+
+test.each([2 ** 31 - 8, 2 ** 32 - 8, 5 * 2 ** 30])('data at byte %i is read', (offset) => {
+  const values = raw([1, 2, 3, 4, 5, 6]);
+  const file = openSync(join(home, 'far.bin'), 'w');
+  // What is before it is a hole, which takes no room.
+  writeSync(file, values, 0, values.length, offset);
+  closeSync(file);
+  const tensor = read({ location: 'far.bin', offset: String(offset), length: '24' });
+  expect([...tensor.read().toFloat32()]).toEqual([1, 2, 3, 4, 5, 6]);
+  const files = { model: '', safetensors: '', what: 'a package' };
+  const weight = { kind: 'external', file: join(home, 'far.bin'), offset, bytes: 24, dtype: 'f32' } as const;
+  const target = new Float32Array(4);
+  readWeight(files, { name: 'w', shape: [2, 3], trainable: true, reason: '', weight }, target, 1);
+  expect([...target]).toEqual([2, 3, 4, 5]);
 });
 
 test('without weights, an absent file is an error only when read', () => {
