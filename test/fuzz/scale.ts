@@ -39,7 +39,8 @@ export const SCALE_EDITS: Readonly<Record<string, StructureEdit>> = {
   endlessChain: (model, dice) => {
     const at = edge(model, dice);
     if (at === undefined) return;
-    const count = many(dice);
+    // Every link is inferred, translated and recognised past: time linear in 240,000 of them is 8 s of a quiet core.
+    const count = Math.min(many(dice), 100_000);
     const nodes = times(count, (i) => identity(i === 0 ? at.name : `link_${i - 1}`, `link_${i}`));
     const list = nodesOf(model);
     const where = list.indexOf(at.node);
@@ -50,14 +51,20 @@ export const SCALE_EDITS: Readonly<Record<string, StructureEdit>> = {
     const made = times(many(dice), (i) => floatTensor(`scalar_${i}`, [], i));
     graphOf(model).initializer = [...tensorsOf(model), ...made];
   },
+  /** Weights that might be copies of each other. */
+  twins: (model, dice) => {
+    const made = times(Math.min(many(dice), 100_000), (i) => floatTensor(`twin_${i}`, [1, 2], i));
+    graphOf(model).initializer = [...tensorsOf(model), ...made];
+  },
   /** Parameters that all have their place in the program. */
   usedTensors: (model, dice) => {
     const at = edge(model, dice);
     if (at === undefined) return;
     const count = dice.pick([100, 1000, 4000]);
+    const dims = dice.pick([[], [1]]);
     graphOf(model).initializer = [
       ...tensorsOf(model),
-      ...times(count, (i) => floatTensor(`bias_${i}`, [], i / count)),
+      ...times(count, (i) => floatTensor(`bias_${i}`, dims, i / count)),
     ];
     const nodes = times(count, (i): Node => ({
       opType: 'Add',

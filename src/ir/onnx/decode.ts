@@ -177,6 +177,8 @@ function graphOf(context: Context, scanned: ScannedModel, graph: onnx.IGraphProt
   });
 }
 
+const NO_ATTRIBUTES: OnnxNode['attributes'] = new Map();
+
 function nodeOf(context: Context, scanned: ScannedModel, proto: onnx.INodeProto, index: number): OnnxNode {
   const ticket = scanned.nodes[Number(proto.docString)];
   invariant(ticket !== undefined, 'every node of the skeleton has a number');
@@ -194,7 +196,7 @@ function nodeOf(context: Context, scanned: ScannedModel, proto: onnx.INodeProto,
     domain: domainOf(proto.domain),
     inputs: Object.freeze(proto.input ?? []),
     outputs: Object.freeze(proto.output ?? []),
-    attributes: new Map(attributes),
+    attributes: attributes.length === 0 ? NO_ATTRIBUTES : new Map(attributes),
     metadata: ticket.metadata,
   });
   context.nodes.set(node, ticket);

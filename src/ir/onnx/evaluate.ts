@@ -19,6 +19,7 @@ import type {
   TensorData,
   TensorValue,
 } from './model.js';
+import { producersOf } from './producers.js';
 import { concat, encodeField, encodeString, encodeVarintField } from './wire.js';
 
 export interface EvaluateOptions {
@@ -63,9 +64,7 @@ export function subgraphOf(
   outputs: readonly string[],
   feeds: ReadonlySet<string>,
 ): Subgraph {
-  const producers = new Map(
-    model.nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)),
-  );
+  const producers = producersOf(model.nodes);
   const nodes = new Set<OnnxNode>();
   const initializers = new Map<string, OnnxInitializer>();
   const missing = new Set<string>();

@@ -75,7 +75,9 @@ export function storedTensor(
     return makeTensor(fields.name, fields.dtype, fields.dims, readRange(0, fields.bytes));
   };
   const isPresent = (): boolean => fields.location.kind !== 'external' || existsSync(fields.location.file);
-  return Object.freeze({ ...fields, read, readRange, isPresent });
+  const { name, dtype, dims, elementCount, bytes, location } = fields;
+  // One by one: a file may hold 250,000, and spread objects are slow to make and to freeze.
+  return Object.freeze({ name, dtype, dims, elementCount, bytes, location, read, readRange, isPresent });
 }
 
 function countElements(path: string, { name, dtype, dims }: TensorHeader): number {

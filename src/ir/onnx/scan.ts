@@ -167,7 +167,8 @@ function scanMessage(
     if (dropped(name, field.number)) {
       flush(field.tagAt, field.end);
     } else if (isMessage(kind)) {
-      const body = scanMessage(state, kind, { ...field, parent: span }, depth + 1);
+      const { tagAt, lengthAt, start, end } = field;
+      const body = scanMessage(state, kind, { parent: span, tagAt, lengthAt, start, end }, depth + 1);
       if (body === undefined) continue;
       flush(field.tagAt, field.end);
       parts.push(encodeVarint(field.number * 8 + 2), encodeVarint(body.length), body);

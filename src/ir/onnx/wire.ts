@@ -92,14 +92,16 @@ export function wireReader(source: ByteSource): WireReader {
 
 /** Bytes of a varint. @param value an integer from 0 to 2⁵³ − 1 */
 export function encodeVarint(value: number): Uint8Array {
-  const out: number[] = [];
+  let length = 1;
+  for (let rest = value; rest >= 128; rest = Math.floor(rest / 128)) length++;
+  const out = new Uint8Array(length);
   let rest = value;
-  while (rest >= 128) {
-    out.push((rest % 128) | 128);
+  for (let at = 0; at < length - 1; at++) {
+    out[at] = (rest % 128) | 128;
     rest = Math.floor(rest / 128);
   }
-  out.push(rest);
-  return Uint8Array.from(out);
+  out[length - 1] = rest;
+  return out;
 }
 
 /** A length-delimited field. */
@@ -112,9 +114,11 @@ export function encodeVarintField(number: number, value: number): Uint8Array {
   return concat([encodeVarint(number * 8), encodeVarint(value)]);
 }
 
+const encoder = new TextEncoder();
+
 /** A string field. */
 export function encodeString(number: number, text: string): Uint8Array {
-  return encodeField(number, new TextEncoder().encode(text));
+  return encodeField(number, encoder.encode(text));
 }
 
 export function concat(parts: readonly Uint8Array[]): Uint8Array {

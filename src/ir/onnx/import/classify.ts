@@ -7,6 +7,7 @@ import { derivedModel } from '../decode.js';
 import { isFloat } from '../dtype.js';
 import { bodyReads, expandNode } from '../inline.js';
 import type { OnnxInitializer, OnnxModel, OnnxNode } from '../model.js';
+import { producersOf } from '../producers.js';
 import { sequenceFolder } from '../sequences.js';
 import { makeContext, MAX_KNOWN, nodeText, type OpContext, type Shaped } from './context.js';
 import { isLinearTable } from './distance.js';
@@ -173,7 +174,7 @@ function reachable(
   model: OnnxModel,
   output: string,
 ): { nodes: readonly OnnxNode[]; names: ReadonlySet<string> } {
-  const producers = new Map(model.nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
+  const producers = producersOf(model.nodes);
   const names = new Set<string>();
   const nodes = new Set<OnnxNode>();
   const pending = [output];
@@ -183,7 +184,8 @@ function reachable(
     const node = producers.get(name);
     if (node === undefined || nodes.has(node)) continue;
     nodes.add(node);
-    for (const input of [...node.inputs, ...bodyReads(node)]) pending.push(input);
+    for (const input of node.inputs) pending.push(input);
+    for (const input of bodyReads(node)) pending.push(input);
   }
   return { nodes: model.nodes.filter((node) => nodes.has(node)), names };
 }

@@ -9,6 +9,7 @@ import { IGNORED_LABEL } from '../../ops/loss.js';
 import { isFloat } from '../dtype.js';
 import { createEvaluator, subgraphOf, type Subgraph } from '../evaluate.js';
 import type { OnnxDtype, OnnxModel, OnnxNode, OnnxValueInfo, TensorValue } from '../model.js';
+import { producersOf } from '../producers.js';
 import type { Classified } from './classify.js';
 import { typed } from './evaluate.js';
 import { isLabels, roleOf } from './inputs.js';
@@ -74,7 +75,7 @@ const ENDS = new Set(['SoftmaxCrossEntropyLoss', 'LogSoftmax']);
 
 /** The value that a loss takes for logits, where the model does not give them out; undefined: none is found. */
 export function logitsBehind(model: OnnxModel, loss: string): string | undefined {
-  const producers = producersOf(model);
+  const producers = producersOf(model.nodes);
   const seen = new Set<string>();
   const pending = [loss];
   for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
@@ -86,9 +87,6 @@ export function logitsBehind(model: OnnxModel, loss: string): string | undefined
   }
   return undefined;
 }
-
-const producersOf = ({ nodes }: OnnxModel): ReadonlyMap<string, OnnxNode> =>
-  new Map(nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
 
 /** A value and those it was moved from. */
 function sources(
@@ -113,7 +111,7 @@ export async function ownLossOf(
   const output = lossOutput(model)?.name;
   if (output === undefined || output === logits.name) return undefined;
   // Losses are often taken of logits before they are cast for the output.
-  const cuts = sources(producersOf(model), logits.name, new Set(['Cast', 'Identity']));
+  const cuts = sources(producersOf(model.nodes), logits.name, new Set(['Cast', 'Identity']));
   const part = subgraphOf(model, [output], new Set(cuts));
   const { missingInputs, initializers } = part;
   const missing = new Set(missingInputs);

@@ -5,6 +5,7 @@
  */
 import { constantOf } from '../../size.js';
 import type { OnnxNode } from '../model.js';
+import { producersOf } from '../producers.js';
 import type { ValueFacts } from './classify.js';
 
 /** What may stand between a test for padding and the sum over it. */
@@ -12,9 +13,10 @@ const BETWEEN = new Set(['Cast', 'Not', 'Identity', 'Unsqueeze', 'Squeeze', 'Res
 
 /** The `Equal` nodes whose results are summed up along a row. */
 export function countedTests(nodes: readonly OnnxNode[]): ReadonlySet<OnnxNode> {
-  const producers = new Map(nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
   const [found, seen] = [new Set<OnnxNode>(), new Set<string>()];
   const pending = nodes.flatMap((node) => (node.opType === 'CumSum' ? node.inputs.slice(0, 1) : []));
+  if (pending.length === 0) return found;
+  const producers = producersOf(nodes);
   for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
     const node = producers.get(name);
     if (node === undefined || seen.has(name)) continue;

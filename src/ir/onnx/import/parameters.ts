@@ -112,16 +112,27 @@ function findAdded({ nodes, facts }: Classified): ReadonlySet<string> {
   return found;
 }
 
+/** Most values have one role: they share these. */
+const ALONE: { readonly [R in Role]: ReadonlySet<Role> } = {
+  data: new Set(['data']),
+  index: new Set(['index']),
+  table: new Set(['table']),
+  angle: new Set(['angle']),
+};
+
 function rolesOf(
   classified: Classified,
   translated: readonly OnnxNode[],
 ): ReadonlyMap<string, ReadonlySet<Role>> {
-  const roles = new Map<string, Set<Role>>();
-  const give = (name: string, role: Role): void =>
-    void roles.set(name, (roles.get(name) ?? new Set()).add(role));
-  for (const node of [...translated].reverse()) {
+  const roles = new Map<string, ReadonlySet<Role>>();
+  const give = (name: string, role: Role): void => {
+    const known = roles.get(name);
+    if (known === undefined) roles.set(name, ALONE[role]);
+    else if (!known.has(role)) roles.set(name, new Set([...known, role]));
+  };
+  for (const node of translated.toReversed()) {
     const result = classified.facts.get(node.outputs[0]!)!;
-    const own = result.data ? new Set<Role>(['data']) : (roles.get(node.outputs[0]!) ?? new Set<Role>());
+    const own = result.data ? ALONE.data : (roles.get(node.outputs[0]!) ?? new Set<Role>());
     node.inputs.forEach((name, i) => {
       for (const role of own) give(name, passed(role, node, i, result));
     });

@@ -35,6 +35,10 @@ export const valueOperands = (op: OnnxOp, node: OnnxNode, pool: ValueFacts['pool
   return read.filter((i) => (node.inputs[i] ?? '') !== '');
 };
 
+/** Most values: computed from the tokens, and no leaf. */
+const isActivation = ({ data, input, ints, stored }: ValueFacts): boolean =>
+  data && input === undefined && ints === undefined && stored === undefined;
+
 /** @throws UserError naming the first node that neither has a closed form nor can be translated */
 export async function planImport(classified: Classified, output: string): Promise<ImportPlan> {
   const recognition = await recognizer(classified);
@@ -49,10 +53,11 @@ export async function planImport(classified: Classified, output: string): Promis
     if (seen.has(name)) continue;
     seen.add(name);
     const facts = classified.facts.get(name)!;
-    const found =
-      (await scaleOf(classified, name, reader, recognition)) ??
-      (isUnitBias(classified, name) ? { leaf: { kind: 'stored' as const } } : undefined) ??
-      (await leafOf(name, facts, reader, recognition));
+    const found = isActivation(facts)
+      ? undefined
+      : ((await scaleOf(classified, name, reader, recognition)) ??
+        (isUnitBias(classified, name) ? { leaf: { kind: 'stored' as const } } : undefined) ??
+        (await leafOf(name, facts, reader, recognition)));
     if (found !== undefined) {
       leaves.set(name, found.leaf);
       if (found.note !== undefined) notes.push(found.note);

@@ -2,7 +2,7 @@
 import { subSizes, constantOf } from '../../size.js';
 import type { TensorValue } from '../model.js';
 import { UserError } from '../../../errors.js';
-import type { Classified } from './classify.js';
+import type { Classified, ValueFacts } from './classify.js';
 import {
   indexEvaluator,
   type IndexEvaluator,
@@ -94,11 +94,15 @@ export async function recognizer(classified: Classified): Promise<Recognizer> {
   };
 }
 
+const isTranslated = ({ data, weights }: ValueFacts): boolean => data || weights;
+
 /** Values too large to evaluate even at small lengths, and what depends on them. */
 function heavyValues(classified: Classified): ReadonlySet<string> {
   const heavy = new Set<string>();
   for (const node of classified.nodes) {
     const results = node.outputs.filter((name) => classified.facts.has(name));
+    // What depends on tokens or weights is not evaluated, nor is what depends on that.
+    if (results.every((name) => isTranslated(classified.facts.get(name)!))) continue;
     const large = peakBytes(classified, results, Math.max(...SMALL_LENGTHS)) > MAX_VALUE_BYTES;
     const known = results.every((name) => classified.facts.get(name)!.ints !== undefined);
     if (!known && (large || node.inputs.some((name) => heavy.has(name))))
