@@ -36,6 +36,7 @@ test.each([
     3467484214,
     'refused',
   ],
+  ['a value whose name is a NUL', 'bert', 'renameValue', 994935648, 'refused'],
 ])('%s', async (_, model, name, seed, kind) => {
   const result = await endOf(bytesOf({ seed: 1, model, weights: false, edits: [{ name, seed }] }));
   expect(result.kind, result.text).toBe(kind);
@@ -58,7 +59,11 @@ test('nodes with names longer than packages hold', async () => {
 
 test('values with names longer than packages hold', async () => {
   const long = changed('llama-hf', (model) => {
-    const own = new Set(nodesOf(model).slice(0, 60).flatMap((node) => node.output ?? []));
+    const own = new Set(
+      nodesOf(model)
+        .slice(0, 60)
+        .flatMap((node) => node.output ?? []),
+    );
     const renamed = (name: string): string =>
       own.has(name) && name !== 'logits' ? name + 'z'.repeat(70_000) : name;
     for (const node of nodesOf(model)) {

@@ -25,6 +25,7 @@ export function validateModel(model: OnnxModel): void {
       fail(model, `function '${item.name}' redefines an operation of ai.onnx`, 'export the model again');
     const defined = new Set(item.inputs);
     checkNodes(model, item.nodes, defined, () => false);
+    checkNames(model, defined);
     for (const output of item.outputs) {
       if (!defined.has(output)) fail(model, `function '${item.name}' does not define its output '${output}'`);
     }
@@ -42,11 +43,23 @@ function checkGraph(model: OnnxModel, graph: OnnxGraph, outer: Scope): void {
     defined.add(name);
   }
   checkNodes(model, graph.nodes, defined, outer);
+  checkNames(model, defined);
   for (const { name } of graph.outputs) {
     if (!defined.has(name) && !outer(name)) {
       fail(model, `declares the output '${name}', which nothing produces`);
     }
   }
+}
+
+/** ONNX Runtime takes names to end at a NUL. */
+function checkNames(model: OnnxModel, names: ReadonlySet<string>): void {
+  for (const name of names)
+    if (name.includes('\0'))
+      fail(
+        model,
+        `the name ${JSON.stringify(name)} holds a NUL character`,
+        'the file is damaged: export it again',
+      );
 }
 
 /** Adds the nodes' results to `defined`. */
