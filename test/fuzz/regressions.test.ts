@@ -7,7 +7,7 @@ import { bytesOf } from './cases.js';
 import { compileCase } from './compile.js';
 import { fuzzFolder } from './folder.js';
 import type { Result } from './outcome.js';
-import { decode, encode, nodesOf, tensorsOf, type Model } from './proto.js';
+import { decode, encode, floatTensor, nodesOf, tensorsOf, type Model, type Node } from './proto.js';
 
 const root = mkdtempSync(path.join(tmpdir(), 'ithaca-regressions-'));
 const folder = fuzzFolder(root);
@@ -84,5 +84,56 @@ test('a parameter of more dims than packages hold', async () => {
   expect(result).toMatchObject({
     kind: 'refused',
     text: expect.stringMatching(/shape may be 16 at most/) as string,
+  });
+});
+
+/** Nodes that add or multiply the last two results, from `start`; read as a tree they are thousands of millions. */
+const doubled = (opType: string, start: string, count: number): Node[] =>
+  Array.from({ length: count }, (_, i) => ({
+    opType,
+    input: [i > 0 ? `d${i - 1}` : start, i > 1 ? `d${i - 2}` : start],
+    output: [`d${i}`],
+  }));
+
+test('products of products where a norm has squares', async () => {
+  const folded = changed('llama-hf', (model) => {
+    const mean = nodesOf(model).find(({ opType }) => opType === 'ReduceMean')!;
+    const products = doubled('Mul', mean.input![0]!, 50);
+    nodesOf(model).splice(nodesOf(model).indexOf(mean), 0, ...products);
+    mean.input![0] = 'd49';
+  });
+  const result = await endOf(folded);
+  expect(result.kind, result.text).toBe('compiled');
+});
+
+test.each([
+  ['shared', (start: string) => doubled('Add', start, 50)],
+  [
+    'deep',
+    (start: string) =>
+      Array.from({ length: 8000 }, (_, i): Node => ({
+        opType: 'Add',
+        input: [i > 0 ? `d${i - 1}` : start, 'more'],
+        output: [`d${i}`],
+      })),
+  ],
+])('%s sums that are added to scores', async (_, sumsOf) => {
+  const biased = changed('llama-hf', (model) => {
+    const list = nodesOf(model);
+    const softmax = list.find(({ opType }) => opType === 'Softmax')!;
+    const mean = list.find(({ opType }) => opType === 'ReduceMean')!;
+    const perm = [{ name: 'perm', type: 7, ints: [0, 2, 1] }];
+    const turned = { opType: 'Transpose', input: [mean.output![0]!], output: ['turned'], attribute: perm };
+    const sums = sumsOf('turned');
+    const scores = softmax.input![0]!;
+    const biased = { opType: 'Add', input: [scores, `d${sums.length - 1}`], output: ['biased'] };
+    tensorsOf(model).push(floatTensor('more', [], 1.5));
+    list.splice(list.indexOf(softmax), 0, turned, ...sums, biased);
+    softmax.input![0] = 'biased';
+  });
+  const result = await endOf(biased, true);
+  expect(result).toMatchObject({
+    kind: 'refused',
+    text: expect.stringMatching(/a bias is added to the scores/) as string,
   });
 });

@@ -42,6 +42,14 @@ export const numberFactor = ({ value, inverse }: Factor): number | undefined => 
   return number !== undefined && inverse ? 1 / number : number;
 };
 
+/** Whether a value is another one squared. Not by `powerOf`: products of products would be read over and over. */
+function isSquare(value: Value, base: Value): boolean {
+  const factors = operandsOf(value, 'mul');
+  if (factors !== undefined) return factors.every((factor) => factor === base);
+  const [raised, exponent] = operandsOf(value, 'pow') ?? [];
+  return raised === base && exponent !== undefined && uniformOf(exponent) === 2;
+}
+
 /** The base and exponent of pow(x, n), x·x and x·x·x. */
 export function powerOf(value: Value): { readonly base: Value; readonly exponent: number } | undefined {
   const [base, exponent] = operandsOf(value, 'pow') ?? [];
@@ -49,8 +57,7 @@ export function powerOf(value: Value): { readonly base: Value; readonly exponent
   if (base !== undefined && constant !== undefined) return { base, exponent: constant };
   for (const [a, b] of eitherOrder(value, 'mul')) {
     if (a === b) return { base: a, exponent: 2 };
-    const square = powerOf(a);
-    if (square?.base === b && square.exponent === 2) return { base: b, exponent: 3 };
+    if (isSquare(a, b)) return { base: b, exponent: 3 };
   }
   return undefined;
 }

@@ -197,3 +197,21 @@ export function asTokensHeadsFeatures(
   const shape = [size(token), size('feature')].map((d) => constantOf(d.size) ?? d.size);
   return build.one('reshape', [permute(build, value, perm)], { shape: [shape[0]!, heads, shape[1]!] });
 }
+
+/** What masks and biases are made of. */
+const READ_THROUGH: ReadonlySet<string> = new Set(
+  'cast neg add sub mul div and not where reshape broadcast transpose'.split(' '),
+);
+/** Masks and biases have tens of steps. */
+const MAX_STEPS = 1000;
+
+/** Whether an expression can be read, operand by operand: shared operands are read as often as they are used. */
+export function isReadable({ value }: Located): boolean {
+  let steps = 0;
+  const pending = [value];
+  for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
+    if (++steps > MAX_STEPS) return false;
+    if (READ_THROUGH.has(at.node.op)) for (const operand of at.node.operands) pending.push(operand);
+  }
+  return true;
+}

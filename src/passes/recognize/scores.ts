@@ -2,7 +2,7 @@ import type { Node, Value } from '../../ir/graph.js';
 import { eitherOrder, operandsOf, uniformOf } from '../match.js';
 import { addLinear, linearOf, scaleLinear, type Linear } from './bias.js';
 import { additiveMask, booleanMask, bothMasks, FULL, hides, sameMask, type Mask } from './mask.js';
-import { alignedRoles, FEATURE, throughElementwise, throughMove, type Located } from './roles.js';
+import { alignedRoles, FEATURE, isReadable, throughElementwise, throughMove, type Located } from './roles.js';
 import { describe, isNearMiss, type NearMiss } from './rule.js';
 
 /** Softmax between two contractions, read off as operands of the op `attention`. */
@@ -54,7 +54,7 @@ function unzeroed({ here, mask }: Path): Located | undefined {
   for (const [scores, other] of eitherOrder(here.value, 'mul')) {
     const condition = operandsOf(other, 'cast')?.[0];
     const aligned = condition?.type.dtype === 'bool' ? throughElementwise(here, condition) : undefined;
-    const zeroes = aligned && booleanMask(aligned);
+    const zeroes = aligned && isReadable(aligned) ? booleanMask(aligned) : undefined;
     if (zeroes === undefined || isNearMiss(zeroes)) continue;
     const both = bothMasks(mask, zeroes);
     if (sameMask(both, mask)) return throughElementwise(here, scores);
@@ -128,7 +128,7 @@ function unmasked(here: Located, heads: number): { here: Located; addend: Addend
   const differences = from && taken ? [{ scores: from, other: taken, sign: -1 }] : [];
   for (const { scores, other, sign } of [...sums, ...differences]) {
     const aligned = throughElementwise(here, other, 'heads and tokens');
-    const found = aligned && addendOf(aligned, heads);
+    const found = aligned && isReadable(aligned) ? addendOf(aligned, heads) : undefined;
     const addend = sign < 0 && found !== undefined && !isNearMiss(found) ? negated(found) : found;
     if (addend === undefined) continue;
     return isNearMiss(addend) ? addend : unbroadcastScores(here, scores, addend);
@@ -140,7 +140,7 @@ function unmasked(here: Located, heads: number): { here: Located; addend: Addend
   const [condition, scores, hidden] = operandsOf(here.value, 'where') ?? [];
   if (condition === undefined) return undefined;
   const aligned = hides(hidden!) ? throughElementwise(here, condition) : undefined;
-  const mask = aligned && booleanMask(aligned);
+  const mask = aligned && isReadable(aligned) ? booleanMask(aligned) : undefined;
   if (mask === undefined)
     return {
       nearMiss: `the condition ${describe(condition.node)} of ${describe(here.value.node)} is not a mask`,

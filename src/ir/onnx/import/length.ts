@@ -30,20 +30,24 @@ const NEGLIGIBLE = 1e-7;
 export const lengthText = ({ triangle, power }: LengthForm): string =>
   `${power < 0 ? 'one by ' : ''}${Math.abs(power) === 0.5 ? 'the root of ' : ''}${triangle ? 'the sum of positions in a document' : 'the length of a document'}`;
 
+/** Exporters take a few. */
+const MAX_STEPS = 100;
+
 /** What a value is as a function of the length, the same in all its elements; undefined: no such function. */
 export async function lengthOf(
   classified: Classified,
   name: string,
   proved: ProvedForm,
+  steps = MAX_STEPS,
 ): Promise<LengthForm | undefined> {
   const facts = classified.facts.get(name);
-  if (facts === undefined || facts.data || facts.weights) return undefined;
+  if (facts === undefined || facts.data || facts.weights || steps === 0) return undefined;
   if (facts.ints !== undefined)
     return facts.ints.length > 0 && facts.ints.every((size) => sameSize(size, tokens)) ? LENGTH : undefined;
   const { node } = facts;
   if (node === undefined) return undefined;
   if (node.opType === 'ReduceSum') return summed(classified, node, proved);
-  const inner = await lengthOf(classified, node.inputs[0] ?? '', proved);
+  const inner = await lengthOf(classified, node.inputs[0] ?? '', proved, steps - 1);
   if (inner === undefined) return undefined;
   if (MOVES.has(node.opType)) return facts.dtype === 'bool' ? undefined : inner;
   const other = (index: number): number | undefined =>

@@ -69,9 +69,10 @@ const cut = (ctx: TranslateContext, x: Value, start: number, end: number): Value
   ctx.build.one('slice', [x], { dim: x.type.dims.length - 1, start, end, step: 1 });
 
 /** Whether a value is one number everywhere, and not 0. */
-function isAllSet({ node }: Value): boolean {
-  if (node.op === 'constant') return (node.attrs['data'] as readonly number[]).every((x) => x !== 0);
-  return ['broadcast', 'reshape', 'cast'].includes(node.op) && isAllSet(node.operands[0]!);
+function isAllSet(value: Value): boolean {
+  let { node } = value;
+  while (['broadcast', 'reshape', 'cast'].includes(node.op)) node = node.operands[0]!.node;
+  return node.op === 'constant' && (node.attrs['data'] as readonly number[]).every((x) => x !== 0);
 }
 
 /** How many tokens a mask [1, S] shows: i32[1]. */
