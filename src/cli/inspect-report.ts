@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { UserError } from '../errors.js';
-import { attendedPairs } from '../ir/ops/attention.js';
+import { attendedPairs } from '../ir/ops/attention-mask.js';
 import { evaluateSize, parseSize } from '../ir/size.js';
 import { COST } from '../package/paths.js';
 import type { LossEntry, ParameterEntry } from '../package/manifest.js';

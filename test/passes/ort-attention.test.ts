@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { emit } from '../../src/ir/build.js';
 import { makeInput, type Attrs, type Node, type Value } from '../../src/ir/graph.js';
 import type { Tensor as Reference } from '../../src/ir/op.js';
-import { localHeadMap, localSlopes } from '../../src/ir/ops/attention.js';
+import { localHeadMap, localSlopes } from '../../src/ir/ops/attention-heads.js';
 import { tensor } from '../../src/ir/ops/define.js';
 import { opDef } from '../../src/ir/ops/index.js';
 import { localShape, type RankBinding } from '../../src/ir/placement.js';

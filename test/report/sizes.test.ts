@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { exchangesOf } from '../../src/cli/exchanges.js';
 import { localBytes as bytesInIr, type RankBinding } from '../../src/ir/placement.js';
-import { attendedPairs as pairsInIr } from '../../src/ir/ops/attention.js';
+import { attendedPairs as pairsInIr } from '../../src/ir/ops/attention-mask.js';
 import { evaluateSize, parseSize } from '../../src/ir/size.js';
 import { parseType } from '../../src/ir/type.js';
 import {

@@ -1,7 +1,7 @@
 import { inputName, type Attrs, type Graph, type Value } from '../../src/ir/graph.js';
 import { interpret, meshOf } from '../../src/ir/interpret.js';
 import type { Tensor } from '../../src/ir/op.js';
-import { visible } from '../../src/ir/ops/attention.js';
+import { visible } from '../../src/ir/ops/attention-mask.js';
 import { evaluateSize, type SymbolValues } from '../../src/ir/size.js';
 
 /** Float32's lowest number: what exporters add to hidden scores. */

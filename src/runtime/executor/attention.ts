@@ -1,5 +1,5 @@
 import { invariant } from '../../errors.js';
-import { localHeadMap, localSlopes } from '../../ir/ops/attention.js';
+import { localHeadMap, localSlopes } from '../../ir/ops/attention-heads.js';
 import type { Instruction, KernelInfo, TileModel } from '../../package/program.js';
 import type { RunContext } from './host.js';
 import { int64Tensor, makeTensor, type OrtTensor } from './onnx.js';

@@ -1,5 +1,5 @@
 import { invariant } from '../../errors.js';
-import { pairsWithin } from '../../ir/ops/attention.js';
+import { pairsWithin } from '../../ir/ops/attention-mask.js';
 import { worldOf, type Cluster } from './cluster.js';
 import type { CostModel, DegreeCost } from './cost.js';
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { UserError, invariant } from '../../errors.js';
-import { windowOfSymbol } from '../../ir/ops/attention.js';
+import { windowOfSymbol } from '../../ir/ops/attention-mask.js';
 import { BYTES_PER_ELEMENT, followingRange, type RankBinding } from '../../ir/placement.js';
 import { constantOf, evaluateSize, parseSize } from '../../ir/size.js';
 import { parseType } from '../../ir/type.js';

@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { visible } from '../../../src/ir/ops/attention.js';
+import { visible } from '../../../src/ir/ops/attention-mask.js';
 import {
   attentionTiles,
   documentLengths,

@@ -5,7 +5,7 @@
  */
 import { invariant } from '../../../errors.js';
 import { numberAttr, type Attrs, type Node } from '../../../ir/graph.js';
-import { aheadOf } from '../../../ir/ops/attention.js';
+import { aheadOf } from '../../../ir/ops/attention-mask.js';
 import { constantOf, mulSizes, symbolSize } from '../../../ir/size.js';
 import { dim, tensorType, type Dim, type Type } from '../../../ir/type.js';
 import { modelBuilder, type ModelBuilder, type OrtValue } from './builder.js';
