@@ -1,6 +1,8 @@
 import { unreachable, UserError } from '../errors.js';
-import type { Type } from '../ir/type.js';
+import { constantOf } from '../ir/size.js';
+import { printType, type Type } from '../ir/type.js';
 import { accessOf } from './access.js';
+import { attentionOperands, attentionResults, extrasOf } from './attention-operands.js';
 import { checkedDim, checkedType, KERNEL_SYMBOLS, SYMBOLS, TILE_SYMBOLS } from './check-type.js';
 import type { Instruction, KernelInfo, Program, SegmentInfo, TileModel } from './program.js';
 
@@ -101,9 +103,9 @@ function checkSegment(segment: SegmentInfo): void {
 }
 
 const KERNEL_INPUTS: ReadonlySet<string> = new Set(
-  'q k v out lse g glse dk_acc dv_acc head_map head_onehot slopes offset'.split(' '),
+  'q k v out lse g glse bias dk_acc dv_acc dbias_acc head_map head_onehot slopes offset'.split(' '),
 );
-const KERNEL_OUTPUTS: ReadonlySet<string> = new Set(['out', 'lse', 'dq', 'dk', 'dv']);
+const KERNEL_OUTPUTS: ReadonlySet<string> = new Set(['out', 'lse', 'dq', 'dk', 'dv', 'dbias']);
 
 function checkTileModel({ inputs, outputs, temporaries }: TileModel): void {
   for (const name of inputs) need(KERNEL_INPUTS.has(name), `it takes ${name}, which attention does not have`);
@@ -111,13 +113,14 @@ function checkTileModel({ inputs, outputs, temporaries }: TileModel): void {
   for (const set of temporaries) for (const type of set) checkedType(type, KERNEL_SYMBOLS);
 }
 
-/** Operands of attention and of its VJP, by the names their kernels give them. */
-const ATTENTION_OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse'];
-
 function checkKernel(kernel: KernelInfo): void {
   const { heads, kvHeads, headSize, valueSize, mask, window, ahead, slopes } = kernel;
   checkTileModel(kernel);
-  if (kernel.mapped !== undefined) checkTileModel(kernel.mapped);
+  if (kernel.mapped !== undefined) {
+    checkTileModel(kernel.mapped);
+    const [one, other] = [extrasOf(kernel), extrasOf(kernel.mapped)];
+    need(one.bias === other.bias && one.glse === other.glse, 'its models do not take the same operands');
+  }
   need(headSize > 0 && valueSize > 0, 'head sizes must be positive');
   need(kvHeads > 0 && heads % kvHeads === 0, `${heads} query heads do not share ${kvHeads} K/V heads`);
   need((mask === 'window') === (window !== undefined), `a ${mask} mask and window ${window ?? 'absent'}`);
@@ -141,18 +144,7 @@ function checkInstruction(instruction: Instruction, program: Program, types: rea
       const kernel = program.kernels[instruction.kernel];
       need(kernel !== undefined, `there is no kernel ${instruction.kernel}`);
       need(kernel.op === instruction.kind, `its kernel computes ${kernel.op}`);
-      const [operands, results] = instruction.kind === 'attention' ? [4, 2] : [7, 3];
-      const { length } = instruction.operands;
-      if (instruction.kind === 'attention' || length !== 8) counts('operands', length, operands);
-      counts('results', instruction.results.length, results);
-      for (const [i, name] of ATTENTION_OPERANDS.entries()) {
-        const taken = [kernel, kernel.mapped].some((model) => model?.inputs.includes(name));
-        need(
-          !(taken || name === 'documents') || (instruction.operands[i] ?? -1) >= 0,
-          `its kernel takes ${name}, which it is not given`,
-        );
-      }
-      return;
+      return checkAttention(instruction, kernel, types);
     }
     case 'tiled':
       return checkTiled(instruction, segmentOf(program, instruction.segment), types);
@@ -165,6 +157,35 @@ function checkInstruction(instruction: Instruction, program: Program, types: rea
     default:
       unreachable(instruction);
   }
+}
+
+function checkAttention(
+  { kind, operands, results }: Extract<Instruction, { kind: 'attention' | 'attention_vjp' }>,
+  kernel: KernelInfo,
+  types: readonly Type[],
+): void {
+  const extras = extrasOf(kernel);
+  const [taken, given] = [attentionOperands(kind, extras), attentionResults(kind, extras)];
+  counts('operands', operands.length, taken.length);
+  counts('results', results.length, given.length);
+  for (const [i, name] of taken.entries()) {
+    const needed = [kernel, kernel.mapped].some((model) => model?.inputs.includes(name));
+    need(
+      !(needed || name === 'documents') || operands[i]! >= 0,
+      `its kernel takes ${name}, which it is not given`,
+    );
+  }
+  const tables = [operands[taken.indexOf('bias')], results[given.indexOf('dbias')]];
+  for (const buffer of tables) if (buffer !== undefined && buffer >= 0) checkBias(types[buffer]!, kernel);
+}
+
+/** The runtime takes a rank's columns out of a table that is whole. */
+function checkBias(type: Type, { heads }: KernelInfo): void {
+  const [rows, columns] = type.dims.map(({ size, split }) => (split ? undefined : constantOf(size)));
+  need(
+    type.dtype === 'f32' && type.dims.length === 2 && rows !== undefined && columns === heads,
+    `its bias is ${printType(type)}, expected f32[offsets, ${heads}]`,
+  );
 }
 
 function segmentOf(program: Program, index: number): SegmentInfo {

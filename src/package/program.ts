@@ -101,9 +101,9 @@ const segment = z.strictObject({
 /** A model that runs one tile of attention. */
 const tileModel = z.strictObject({
   file: text,
-  /** Names the model takes, a subset of q, k, v, out, lse, g, glse, dk_acc, dv_acc, head_map, head_onehot, slopes, offset. */
+  /** Names the model takes, a subset of q, k, v, out, lse, g, glse, bias, dk_acc, dv_acc, dbias_acc, head_map, head_onehot, slopes, offset. */
   inputs: z.array(text).max(16),
-  /** Names the model gives, a subset of out, lse, dq, dk, dv. */
+  /** Names the model gives, a subset of out, lse, dq, dk, dv, dbias. */
   outputs: z.array(text).max(16),
   /**
    * As in a segment, in the symbols Tq, Tk (rows of queries and keys), Hl, Hkvl (local heads) and G (query heads

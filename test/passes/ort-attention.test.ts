@@ -6,7 +6,7 @@ import type { Tensor as Reference } from '../../src/ir/op.js';
 import { localHeadMap, localSlopes } from '../../src/ir/ops/attention-heads.js';
 import { tensor } from '../../src/ir/ops/define.js';
 import { opDef } from '../../src/ir/ops/index.js';
-import { localShape, type RankBinding } from '../../src/ir/placement.js';
+import { localShape, shardRange, type RankBinding } from '../../src/ir/placement.js';
 import { parseType } from '../../src/ir/type.js';
 import { lowerAttention } from '../../src/passes/emit/ort/attention.js';
 import type { AttentionModel } from '../../src/passes/emit/ort/lowered.js';
@@ -14,6 +14,8 @@ import { createSession, random, rankOf } from './ort-session.js';
 
 const [DEGREE, D, DV, TILE] = [3, 5, 4, 3];
 const LENGTHS = [7, 1, 4];
+/** Fewer than there are between the keys and the queries of the longest document. */
+const OFFSETS = 5;
 const TOKENS = LENGTHS.reduce((sum, n) => sum + n, 0);
 
 const input = (name: string, type: string): Value => makeInput(name, 'data', parseType(type));
@@ -31,10 +33,11 @@ function attentionNodes(heads: number, kvHeads: number, attrs: Attrs, lse = fals
     input('v', `f32[S, ${kv}, ${DV}]`),
     input('documents', 'i32[S]'),
   ];
-  const results = emit('attention', operands, attrs);
+  const bias = attrs['before'] === undefined ? [] : [input('bias', `f32[${OFFSETS}, ${heads}]`)];
+  const results = emit('attention', [...operands, ...bias], attrs);
   const g = input('g', `f32[S, ${heads}@sp, ${DV}]`);
   const glse = lse ? [input('glse', `f32[S, ${heads}@sp]`)] : [];
-  const grads = emit('attention_vjp', [...operands, ...results, g, ...glse], attrs);
+  const grads = emit('attention_vjp', [...operands, ...results, g, ...glse, ...bias], attrs);
   return { forward: results[0]!.node, backward: grads[0]!.node };
 }
 
@@ -66,6 +69,12 @@ const bufferOf = ({ shape, data }: Reference): Buffer => ({ shape, data: Float32
 const emptyLike = (shape: readonly number[]): Buffer => ({
   shape,
   data: new Float32Array(shape.reduce((n, d) => n * d, 1)),
+});
+
+/** Columns [start, end) of a matrix. */
+const columns = ({ data, shape }: Buffer, start: number, end: number): Buffer => ({
+  data: data.filter((_, i) => i % shape[1]! >= start && i % shape[1]! < end),
+  shape: [shape[0]!, end - start],
 });
 
 /** Rows [start, end) of a buffer, without a copy. */
@@ -125,6 +134,9 @@ const MASKS: Attrs[] = [
   { mask: 'window', window: 2, ahead: 3, scale: 0.6 },
   { mask: 'causal', scale: 1.5, softcap: 0.8 },
   { mask: 'causal', scale: 0.5, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
+  { mask: 'causal', scale: 0.5, before: 4 },
+  { mask: 'full', scale: 0.5, softcap: 3, before: 1 },
+  { mask: 'window', window: 4, ahead: 2, scale: 0.6, before: 2, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
   { mask: 'full', scale: 0.5, softcap: 3, slopes: [0.5, 0.1, 2, 0.25, 1, 3, 0.7, 0.3] },
 ];
 
@@ -146,10 +158,11 @@ describe.each([
         [TOKENS],
         LENGTHS.flatMap((n, d) => Array.from({ length: n }, () => d)),
       );
+      const tables = nodes.forward.operands.slice(4).map((v) => drawn(v, rank, next));
       const operands = [...nodes.forward.operands.slice(0, 3).map((v) => drawn(v, rank, next)), documents];
-      const expected = reference(nodes.forward, rank, operands);
-      const given = nodes.backward.operands.slice(6).map((v) => drawn(v, rank, next));
-      const grads = reference(nodes.backward, rank, [...operands, ...expected, ...given]);
+      const expected = reference(nodes.forward, rank, [...operands, ...tables]);
+      const given = nodes.backward.operands.slice(6, lse ? 8 : 7).map((v) => drawn(v, rank, next));
+      const grads = reference(nodes.backward, rank, [...operands, ...expected, ...given, ...tables]);
 
       const [q, k, v] = operands.map(bufferOf) as [Buffer, Buffer, Buffer];
       const [out, sums] = expected.map((t) => emptyLike(t.shape)) as [Buffer, Buffer];
@@ -164,7 +177,10 @@ describe.each([
       const onehot = new Float32Array(kvLocal * map.length);
       map.forEach((kv, h) => (onehot[kv * map.length + h] = 1));
       const slopes = Float32Array.from(localSlopes((attrs['slopes'] ?? []) as number[], DEGREE, index));
+      const own = shardRange(heads, DEGREE, index);
+      const [bias, dbias] = [tables[0], grads[3]].map((t) => t && columns(bufferOf(t), own.start, own.end));
       const shared = {
+        ...(bias === undefined ? {} : { bias: rows(bias, 0, OFFSETS) }),
         slopes: new Tensor('float32', slopes, [slopes.length]),
         head_map: int64(map),
         head_onehot: new Tensor('float32', onehot, [kvLocal, map.length]),
@@ -172,6 +188,8 @@ describe.each([
 
       for (const { forward, backward } of models) {
         for (const sum of [dk, dv]) sum.data.fill(0);
+        const dTable = emptyLike([OFFSETS, map.length]);
+        const wanted: Record<string, Tensor> = bias === undefined ? {} : { dbias: rows(dTable, 0, OFFSETS) };
         await eachTile(attrs, async ([q0, q1], [k0, k1]) => {
           const given = {
             q: rows(q, q0, q1),
@@ -191,8 +209,9 @@ describe.each([
               ...(glse === undefined ? {} : { glse: rows(glse, q0, q1) }),
               dk_acc: dkTile,
               dv_acc: dvTile,
+              ...(bias === undefined ? {} : { dbias_acc: wanted['dbias']! }),
             },
-            { dq: rows(dq, q0, q1), dk: dkTile, dv: dvTile },
+            { dq: rows(dq, q0, q1), dk: dkTile, dv: dvTile, ...wanted },
           );
         });
         expect(worst(out.data, expected[0]!.data), `forward, rank ${index}`).toBeLessThan(1e-5);
@@ -200,6 +219,8 @@ describe.each([
         [dq, dk, dv].forEach((b, i) =>
           expect(worst(b.data, grads[i]!.data), `backward ${i}, rank ${index}`).toBeLessThan(1e-5),
         );
+        if (dbias !== undefined)
+          expect(worst(dTable.data, Float64Array.from(dbias.data)), `bias, rank ${index}`).toBeLessThan(1e-5);
       }
     }
   });
@@ -221,6 +242,15 @@ describe('attention models', () => {
     expect(model(4, 4, MASKS[1]!).forward.inputs).toEqual(['q', 'k', 'v']);
     expect(model(8, 2, MASKS[0]!).forward.inputs).toEqual(['q', 'k', 'v', 'offset']);
     expect(model(8, 2, MASKS[0]!).mapped!.forward.inputs).toEqual(['q', 'k', 'v', 'head_map', 'offset']);
+  });
+
+  it('give the cotangent of a bias where it is wanted only', () => {
+    const { backward } = attentionNodes(8, 2, { mask: 'full', scale: 1, before: 2 });
+    const [given, not] = [true, false].map((dbias) => lowerAttention(backward, false, dbias).backward);
+    expect(given!.outputs).toEqual(['dq', 'dk', 'dv', 'dbias']);
+    expect(not!.outputs).toEqual(['dq', 'dk', 'dv']);
+    expect(given!.inputs.filter((name) => !not!.inputs.includes(name))).toEqual(['dbias_acc']);
+    expect(not!.inputs).toContain('bias');
   });
 
   it('hold two tensors of scores forward, three backward', () => {

@@ -15,7 +15,7 @@ import { constantOf } from '../../ir/size.js';
 import { printType, type Axis } from '../../ir/type.js';
 import type { Instruction, KernelInfo, Program, SegmentInfo, TileModel } from '../../package/program.js';
 import { isInstruction } from '../schedule.js';
-import { attentionLowering, type AttentionLowering } from './attention.js';
+import { attentionLowering, resultsOf, type AttentionLowering } from './attention.js';
 import { interned, type Interned } from './interned.js';
 import type { AttentionModel } from './ort/lowered.js';
 import { lowerSegment, type Segment } from './ort/segment.js';
@@ -106,8 +106,6 @@ function runInstruction(
   return { kind: 'run', segment, inputs: inputs.map(emitter.buffer), outputs: outputs.map(emitter.buffer) };
 }
 
-const RESULTS = { attention: ['out', 'lse'], attention_vjp: ['dq', 'dk', 'dv'] } as const;
-
 const tileModel = (files: SegmentFiles, model: AttentionModel): TileModel => ({
   file: addFile(files, model.bytes),
   inputs: [...model.inputs],
@@ -135,8 +133,9 @@ function attentionInstruction(emitter: Emitter, node: Node, escapes: (v: Value) 
     valueSize: constant(v, 2),
     ...(node.attrs['slopes'] === undefined ? {} : { slopes: [...numbersAttr(node.attrs, 'slopes')] }),
   });
+  const names = resultsOf(node);
   const results = node.results.map((r, i) => {
-    const given = model.outputs.includes(RESULTS[op][i]!);
+    const given = model.outputs.includes(names[i]!);
     invariant(given || !escapes(r), `result ${i} of ${op} is read, but its kernel does not give it`);
     return given && escapes(r) ? emitter.buffer(r) : -1;
   });

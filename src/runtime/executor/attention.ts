@@ -1,5 +1,7 @@
 import { invariant } from '../../errors.js';
 import { localHeadMap, localSlopes } from '../../ir/ops/attention-heads.js';
+import { shardRange } from '../../ir/placement.js';
+import { attentionOperands, attentionResults, extrasOf } from '../../package/attention-operands.js';
 import type { Instruction, KernelInfo, TileModel } from '../../package/program.js';
 import type { RunContext } from './host.js';
 import { int64Tensor, makeTensor, type OrtTensor } from './onnx.js';
@@ -8,12 +10,8 @@ import { rowElements, type Views } from './views.js';
 
 type Attention = Extract<Instruction, { kind: 'attention' | 'attention_vjp' }>;
 
-/** Names a kernel gives to the operands of its op, in order; documents become tiles. */
-const OPERANDS = ['q', 'k', 'v', 'documents', 'out', 'lse', 'g', 'glse'] as const;
-const RESULTS = {
-  attention: ['out', 'lse'],
-  attention_vjp: ['dq', 'dk', 'dv'],
-} as const satisfies Record<Attention['kind'], readonly string[]>;
+/** Tables with a column a query head, of which a rank takes its own. */
+const TABLES: ReadonlySet<string> = new Set(['bias', 'dbias']);
 /** What has a row a key; everything else has a row a query. */
 const OF_KEYS: ReadonlySet<string> = new Set(['k', 'v', 'dk', 'dv', 'dk_acc', 'dv_acc']);
 
@@ -40,16 +38,19 @@ export function attentionStep(instruction: Attention, kernel: KernelInfo, views:
   const documents = views.array(operands[3]!);
   invariant(documents instanceof Int32Array, 'documents are i32');
   const heads = views.shapeOf(operands[0]!)[1]!;
-  const fetched = RESULTS[kind].flatMap((name, i) =>
-    results[i]! < 0 ? [] : [cutOf(name, views.floats(results[i]!), views.shapeOf(results[i]!))],
+  const model = modelOf(kernel, views);
+  const extras = extrasOf(kernel);
+  const fetched = attentionResults(kind, extras).flatMap((name, i) =>
+    results[i]! < 0 || TABLES.has(name)
+      ? []
+      : [cutOf(name, views.floats(results[i]!), views.shapeOf(results[i]!))],
   );
   const accumulated = kind === 'attention' ? [] : sumsOf(instruction, views);
-  const model = modelOf(kernel, views);
   const wanted = new Set(model.inputs);
   const fed = [
-    ...OPERANDS.flatMap((name, i) =>
-      wanted.has(name) && operands[i] !== undefined
-        ? [cutOf(name, views.floats(operands[i]), views.shapeOf(operands[i]))]
+    ...attentionOperands(kind, extras).flatMap((name, i) =>
+      wanted.has(name) && !TABLES.has(name)
+        ? [cutOf(name, views.floats(operands[i]!), views.shapeOf(operands[i]!))]
         : [],
     ),
     ...accumulated,
@@ -58,19 +59,22 @@ export function attentionStep(instruction: Attention, kernel: KernelInfo, views:
   const offset = new BigInt64Array(1);
   const offsetTensor: OrtTensor = { type: 'int64', dims: [1], data: offset, location: 'cpu' };
   if (wanted.has('offset')) constants['offset'] = offsetTensor;
+  const bias = biasOf(instruction, kernel, model, views);
 
   return (context: RunContext): void => {
     for (const sum of accumulated) sum.data.fill(0);
     const session = context.session(model);
+    const table = bias?.();
     const lengths = lengthsOf(context, documents);
     for (const tile of attentionTiles(kernel, heads, lengths)) {
-      const feeds: Record<string, OrtTensor> = { ...constants };
-      const fetches: Record<string, OrtTensor> = {};
+      const feeds: Record<string, OrtTensor> = { ...constants, ...table?.feeds };
+      const fetches: Record<string, OrtTensor> = { ...table?.fetches };
       for (const cut of fed) feeds[cut.name] = cutTensor(cut, tile);
       for (const cut of fetched) fetches[cut.name] = cutTensor(cut, tile);
       offset[0] = BigInt(tile.row - tile.key);
       context.host.nativeSync(() => session.run(feeds, fetches));
     }
+    table?.done();
   };
 }
 
@@ -90,6 +94,52 @@ function sumsOf({ operands, results }: Attention, views: Views): Cut[] {
     const size = shape.reduce((product, n) => product * n, 1);
     return cutOf(name, buffer < 0 ? new Float32Array(size) : views.floats(buffer), shape);
   });
+}
+
+/** The columns of the relative bias, and of its cotangent, in one run. */
+interface BiasRun {
+  readonly feeds: Readonly<Record<string, OrtTensor>>;
+  readonly fetches: Readonly<Record<string, OrtTensor>>;
+  /** Writes the cotangent: zeros for the heads of other ranks. */
+  readonly done: () => void;
+}
+
+/** Its values change from step to step: a rank's columns are taken anew in every run. */
+function biasOf(
+  { kind, operands, results }: Attention,
+  kernel: KernelInfo,
+  model: TileModel,
+  views: Views,
+): (() => BiasRun) | undefined {
+  const extras = extrasOf(kernel);
+  if (!extras.bias) return undefined;
+  const { degree, index } = views.bound.rank.sp;
+  const { start, end } = shardRange(kernel.heads, degree, index);
+  const table = views.floats(operands[attentionOperands(kind, extras).indexOf('bias')]!);
+  const at = model.outputs.includes('dbias') ? results[attentionResults(kind, extras).indexOf('dbias')]! : -1;
+  const rows = table.length / kernel.heads;
+  const columns = (data: Float32Array): OrtTensor => makeTensor('f32', data, [rows, end - start]);
+  /** Visits every entry of the own columns: its place in the whole table, and in them. */
+  const each = (visit: (whole: number, own: number) => void): void => {
+    for (let row = 0, own = 0; row < rows; row++)
+      for (let head = start; head < end; head++) visit(row * kernel.heads + head, own++);
+  };
+  return (): BiasRun => {
+    const values = new Float32Array(rows * (end - start));
+    each((whole, own) => (values[own] = table[whole]!));
+    const feeds = { bias: columns(values) };
+    if (!model.outputs.includes('dbias')) return { feeds, fetches: {}, done: () => {} };
+    const sums = new Float32Array(values.length);
+    return {
+      feeds: { ...feeds, dbias_acc: columns(sums) },
+      fetches: { dbias: columns(sums) },
+      done: () => {
+        if (at < 0) return;
+        const result = views.floats(at).fill(0);
+        each((whole, own) => (result[whole] = sums[own]!));
+      },
+    };
+  };
 }
 
 /** Whether every local K/V head serves the same number of neighbouring query heads. */

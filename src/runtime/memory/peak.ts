@@ -1,6 +1,7 @@
 import { unreachable } from '../../errors.js';
 import { BYTES_PER_ELEMENT, localElements, type RankBinding } from '../../ir/placement.js';
 import { parseType, type Type } from '../../ir/type.js';
+import { attentionOperands, extrasOf } from '../../package/attention-operands.js';
 import type { Instruction, Program } from '../../package/program.js';
 import { layoutArena } from './arena.js';
 import { bindProgram, type BoundBuffers } from './bind.js';
@@ -128,7 +129,17 @@ function attentionTemporaries(bound: BoundBuffers, instruction: Attention, optio
     largestSet(model?.temporaries ?? [], { ...rank, symbols }),
   );
   const inside = Math.max(one!, other!);
-  return inside + copiedResults(bound, results, options);
+  return inside + columnsOfBias(bound, instruction) + copiedResults(bound, results, options);
+}
+
+/** A rank's columns of the relative bias and of its cotangent, apart from the whole tables. */
+function columnsOfBias({ program, shapes }: BoundBuffers, { kernel, kind, operands }: Attention): number {
+  const { inputs } = program.kernels[kernel]!;
+  const tables = ['bias', 'dbias_acc'].filter((name) => inputs.includes(name)).length;
+  if (tables === 0) return 0;
+  const at = attentionOperands(kind, extrasOf({ inputs })).indexOf('bias');
+  const [rows] = shapes[operands[at]!] as readonly [number];
+  return tables * rows * shapes[operands[0]!]![1]! * BYTES_PER_ELEMENT;
 }
 
 function largestSet(sets: readonly (readonly string[])[], rank: RankBinding): number {
