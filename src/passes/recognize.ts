@@ -142,8 +142,9 @@ function detail({ op, attrs, operands, results }: Node, read: ReadonlySet<Value>
   const window = attrs['window'] === undefined ? '' : ` of ${String(attrs['window'])}${ahead}`;
   const cap = attrs['softcap'] === undefined ? '' : `, scores capped at ${String(attrs['softcap'])}`;
   const slopes = attrs['slopes'] === undefined ? '' : ', biased by distance';
+  const table = attrs['before'] === undefined ? '' : ', biased by a table of offsets';
   const sink = read.has(results[1]!) ? ', with an attention sink' : '';
-  return ` (${String(attrs['mask'])}${window}, ${heads} heads, ${kvHeads} K/V heads${cap}${slopes}${sink})`;
+  return ` (${String(attrs['mask'])}${window}, ${heads} heads, ${kvHeads} K/V heads${cap}${slopes}${table}${sink})`;
 }
 
 export const recognize = definePass({

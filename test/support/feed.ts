@@ -20,6 +20,7 @@ function randomOf(name: string): () => number {
 function maskTensor({ node: { attrs } }: Value, shape: readonly number[]): Float64Array {
   const tokens = shape[shape.length - 1]!;
   if (attrs['kind'] === 'distance') return distances(attrs, shape);
+  if (attrs['kind'] === 'relative') return offsets(attrs, shape);
   const maskAttrs = { mask: attrs['kind'], window: attrs['window'] };
   const data = new Float64Array(shape.reduce((product, n) => product * n, 1));
   data.forEach((_, at) => {
@@ -27,6 +28,16 @@ function maskTensor({ node: { attrs } }: Value, shape: readonly number[]): Float
     data[at] = attrs['additive'] === true ? (seen ? 0 : LOWEST) : Number(seen);
   });
   return data;
+}
+
+/** A table by the offset of the key, held at its ends. */
+function offsets(attrs: Attrs, shape: readonly number[]): Float64Array {
+  const tokens = shape[shape.length - 1]!;
+  const [before, count] = [attrs['before'] as number, attrs['count'] as number];
+  return Float64Array.from({ length: shape.reduce((product, n) => product * n, 1) }, (_, at) => {
+    const [h, i, j] = [Math.floor(at / tokens ** 2), Math.floor(at / tokens) % tokens, at % tokens];
+    return (attrs['table'] as number[])[h * count + Math.min(Math.max(j - i + before, 0), count - 1)]!;
+  });
 }
 
 /** Of the key behind the query, or of the key from the last. */

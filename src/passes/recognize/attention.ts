@@ -90,7 +90,7 @@ function softmaxBelow(weights: Located): Located | undefined {
 
 /** Checks the heads and builds the op. */
 function attentionFrom(
-  { q, k, v, scale, softcap, mask, bias }: Reading,
+  { q, k, v, scale, softcap, mask, bias, relative }: Reading,
   queryHeads: number,
   type: Type,
   softmax: Located,
@@ -119,6 +119,7 @@ function attentionFrom(
       scale,
       ...(softcap === undefined ? {} : { softcap }),
       ...(slopes.length === 0 ? {} : { slopes }),
+      ...(relative === undefined ? {} : { before: relative.before }),
     };
     const [out, lse] = build(
       'attention',
@@ -127,6 +128,7 @@ function attentionFrom(
         repeated(build, inOrder(build, tokens(k, 'key', ofK.own), ofK), kvHeads),
         repeated(build, inOrder(build, tokens(v, 'key', ofV.own), ofV), kvHeads),
         documents,
+        ...(relative === undefined ? [] : [relative.table(build)]),
       ],
       attrs,
     );

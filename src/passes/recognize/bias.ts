@@ -101,7 +101,7 @@ function perHead({ value: { node }, roles }: Located, heads: number): PerHead | 
 }
 
 /** Elements of a row-major tensor of heads, one a query head. */
-function byHead(
+export function byHead(
   data: readonly number[],
   shape: readonly number[],
   roles: readonly Role[],

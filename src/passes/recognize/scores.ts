@@ -1,7 +1,8 @@
 import type { Node, Value } from '../../ir/graph.js';
-import { eitherOrder, operandsOf, uniformOf } from '../match.js';
+import { eitherOrder, operandOf, operandsOf, uniformOf } from '../match.js';
 import { addLinear, linearOf, scaleLinear, type Linear } from './bias.js';
 import { additiveMask, booleanMask, bothMasks, FULL, hides, sameMask, type Mask } from './mask.js';
+import { relativeOf, scaledTable, type Relative } from './relative.js';
 import { alignedRoles, FEATURE, isReadable, throughElementwise, throughMove, type Located } from './roles.js';
 import { describe, isNearMiss, type NearMiss } from './rule.js';
 
@@ -16,6 +17,7 @@ export interface Reading {
   readonly mask: Mask;
   /** What is added after that. */
   readonly bias: Linear | undefined;
+  readonly relative: Relative | undefined;
 }
 
 /** A value, and the product of the numbers it was multiplied by on the way to it. */
@@ -32,6 +34,7 @@ interface Path {
   softcap: number | undefined;
   mask: Mask;
   bias: Linear | undefined;
+  relative: Relative | undefined;
 }
 
 /**
@@ -40,7 +43,14 @@ interface Path {
  */
 export function readScores(softmax: Located, v: Located, heads: number): Reading | NearMiss {
   const start: Located = { value: softmax.value.node.operands[0]!, roles: softmax.roles };
-  const path: Path = { here: start, scale: 1, softcap: undefined, mask: FULL, bias: undefined };
+  const path: Path = {
+    here: start,
+    scale: 1,
+    softcap: undefined,
+    mask: FULL,
+    bias: undefined,
+    relative: undefined,
+  };
   for (;;) {
     if (path.here.value.node.op === 'matmul') return contraction(path, v);
     const added = unmasked(path.here, heads);
@@ -99,6 +109,11 @@ function addTo(path: Path, { here, addend }: { here: Located; addend: Addend }):
     const bias = scaleLinear(addend.bias, path.scale);
     path.bias = path.bias === undefined ? bias : addLinear(path.bias, bias);
   }
+  if (addend.relative !== undefined) {
+    if (path.relative !== undefined)
+      return { nearMiss: 'two biases by the offset of key and query are added' };
+    path.relative = scaledTable(addend.relative, path.scale);
+  }
   path.here = here;
   return undefined;
 }
@@ -115,17 +130,22 @@ const blocked = ({ op, operands, ...node }: Node): string => {
 interface Addend {
   readonly mask: Mask;
   readonly bias: Linear | undefined;
+  readonly relative?: Relative | undefined;
 }
 
 /** What is subtracted, as an addend; a mask would show what it hides. */
-const negated = ({ mask, bias }: Addend): Addend | undefined =>
-  mask === FULL && bias !== undefined ? { mask, bias: scaleLinear(bias, -1) } : undefined;
+const negated = ({ mask, bias, relative }: Addend): Addend | undefined =>
+  mask === FULL
+    ? { mask, bias: bias && scaleLinear(bias, -1), relative: relative && scaledTable(relative, -1) }
+    : undefined;
 
 /** Scores without what is added to them; undefined when nothing is. */
 function unmasked(here: Located, heads: number): { here: Located; addend: Addend } | NearMiss | undefined {
   const [from, taken] = operandsOf(here.value, 'sub') ?? [];
   const sums = eitherOrder(here.value, 'add').map(([scores, other]) => ({ scores, other, sign: 1 }));
-  const differences = from && taken ? [{ scores: from, other: taken, sign: -1 }] : [];
+  const opposite = taken && operandOf(taken, 'neg');
+  const difference = opposite ? { other: opposite, sign: 1 } : taken && { other: taken, sign: -1 };
+  const differences = from && difference ? [{ scores: from, ...difference }] : [];
   for (const { scores, other, sign } of [...sums, ...differences]) {
     const aligned = throughElementwise(here, other, 'heads and tokens');
     const found = aligned && isReadable(aligned) ? addendOf(aligned, heads) : undefined;
@@ -135,7 +155,7 @@ function unmasked(here: Located, heads: number): { here: Located; addend: Addend
   }
   if (here.value.node.op === 'add' || here.value.node.op === 'sub')
     return {
-      nearMiss: `a bias is added to the scores by ${describe(here.value.node)}: it is neither a mask nor, for each head, a multiple of the distance between query and key`,
+      nearMiss: `a bias is added to the scores by ${describe(here.value.node)}: it is neither a mask nor, for each head, a function of the offset between key and query`,
     };
   const [condition, scores, hidden] = operandsOf(here.value, 'where') ?? [];
   if (condition === undefined) return undefined;
@@ -151,6 +171,8 @@ function unmasked(here: Located, heads: number): { here: Located; addend: Addend
 function addendOf(here: Located, heads: number): Addend | NearMiss | undefined {
   const bias = linearOf(here, heads);
   if (bias !== undefined) return { mask: FULL, bias };
+  const relative = relativeOf(here, heads);
+  if (relative !== undefined) return { mask: FULL, bias: undefined, relative };
   const mask = additiveMask(here);
   if (mask !== undefined) return isNearMiss(mask) ? mask : { mask, bias: undefined };
   const inner = (operand: Value): Addend | NearMiss | undefined => {
@@ -179,7 +201,8 @@ function bothAddends(
   if (isNearMiss(a)) return a;
   if (isNearMiss(b)) return b;
   const bias = a.bias && b.bias ? addLinear(a.bias, b.bias) : (a.bias ?? b.bias);
-  return { mask: bothMasks(a.mask, b.mask), bias };
+  if (a.relative && b.relative) return { nearMiss: 'two biases by the offset of key and query are added' };
+  return { mask: bothMasks(a.mask, b.mask), bias, relative: a.relative ?? b.relative };
 }
 
 function unbroadcastScores(
@@ -206,7 +229,7 @@ function unscaled(here: Located): Scaled | undefined {
 }
 
 /** The operands of the score product, without their scalings. */
-function contraction({ here, scale, softcap, mask, bias }: Path, v: Located): Reading | NearMiss {
+function contraction({ here, scale, softcap, mask, bias, relative }: Path, v: Located): Reading | NearMiss {
   const { value, roles } = here;
   const last = roles
     .slice(-2)
@@ -233,6 +256,7 @@ function contraction({ here, scale, softcap, mask, bias }: Path, v: Located): Re
     softcap,
     mask,
     bias,
+    relative,
   };
 }
 

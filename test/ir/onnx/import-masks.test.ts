@@ -196,6 +196,60 @@ describe('masks', () => {
     },
   );
 
+  test('a mask that is subtracted', async () => {
+    const nodes = withMask(
+      ['LessOrEqual', 'column row', 'mask'],
+      ['Cast', 'mask', 'ones', { to: 1 }],
+      ['Sub', 'fone ones', 'hidden'],
+      ['Mul', 'hidden large', 'penalty'],
+    );
+    const imported = await importCase({
+      nodes: nodes
+        .filter(([, , out]) => out !== 'bias')
+        .map((text) => (text[2] === 'masked' ? ['Sub', 'scores penalty', 'masked'] : text)),
+      tables: [floatsOf('fone', [], () => 1), floatsOf('large', [], () => 1e10)],
+    });
+    expect(masksOf(imported)).toEqual(['mask:causal:additive#0']);
+    expect(imported.notes).toContainEqual('penalty is a causal mask, proved for every length');
+  });
+
+  const distances: readonly NodeText[] = [
+    ['LessOrEqual', 'column row', 'mask'],
+    ['Sub', 'column row', 'difference'],
+    ['Cast', 'difference', 'between', { to: 1 }],
+    ['Abs', 'between', 'far'],
+  ];
+  const added = (...nodes: readonly NodeText[]): readonly NodeText[] =>
+    withMask(...distances, ...nodes, ['Add', 'scores offset', 'nearer']).map((text) =>
+      text[2] === 'masked' ? (['Add', 'nearer bias', 'masked'] as const) : text,
+    );
+  // The sum follows the scores.
+  const inOrder = (nodes: readonly NodeText[]): readonly NodeText[] => {
+    const at = nodes.findIndex(([, , out]) => out === 'nearer');
+    const rest = nodes.toSpliced(at, 1);
+    return rest.toSpliced(rest.findIndex(([, , out]) => out === 'scores') + 1, 0, nodes[at]!);
+  };
+
+  test('a function of the distance, up to the lengths tried', async () => {
+    const imported = await importCase({ nodes: inOrder(added(['Sqrt', 'far', 'offset'])) });
+    const found = imported.graph.inputs.find((v) => v.node.attrs['kind'] === 'relative')!;
+    const { before, count, table } = found.node.attrs as Record<string, number> & { table: number[] };
+    expect(table).toHaveLength(count!);
+    expect(imported.provenLength).toBe(before! + 1);
+    for (const offset of [-before!, -3, 0, 1, before!])
+      expect(table[offset + before!]).toBeCloseTo(Math.sqrt(Math.abs(offset)), 5);
+  });
+
+  test('a function of the distance that is level far away is a short table', async () => {
+    const imported = await importCase({
+      nodes: inOrder(added(['Min', 'far limit', 'near'], ['Mul', 'near near', 'offset'])),
+      tables: [floatsOf('limit', [], () => 7)],
+    });
+    const found = imported.graph.inputs.find((v) => v.node.attrs['kind'] === 'relative')!;
+    expect(found.node.attrs).toMatchObject({ before: 7, count: 15 });
+    expect((found.node.attrs['table'] as number[]).slice(0, 3)).toEqual([49, 36, 25]);
+  });
+
   describe('positions counted from the tokens', () => {
     const counted: readonly NodeText[] = [
       ['Equal', 'input_ids c', 'padded'],

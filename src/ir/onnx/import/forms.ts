@@ -7,6 +7,7 @@ import { HIDDEN_SCORE } from '../../ops/attention.js';
 import { constantOf } from '../../size.js';
 import type { ValueFacts } from './classify.js';
 import { deriveDistance, fitsDistance, numbersOf, type DistanceForm, type Numbers } from './distance.js';
+import { deriveRelative, fitsRelative, type RelativeForm } from './relative.js';
 import { isOne, isTokens } from './shapes.js';
 
 export type Form =
@@ -19,7 +20,8 @@ export type Form =
    * Seen is true (false where inverted), or 0 where additive; unseen is the other, or ≤ −9000.
    */
   | MaskForm
-  | DistanceForm;
+  | DistanceForm
+  | RelativeForm;
 
 /** `inverted`: a boolean mask that is true where a key is not seen. */
 export type MaskForm = {
@@ -28,6 +30,8 @@ export type MaskForm = {
   readonly inverted?: true;
   /** A boolean mask as numbers 0 and 1. */
   readonly cast?: true;
+  /** An additive mask to be subtracted: unseen is ≥ 9000. */
+  readonly negated?: true;
 } & (
   { readonly mask: 'causal' } | { readonly mask: 'window'; readonly window: number; readonly ahead?: number }
 );
@@ -98,8 +102,29 @@ export function deriveForm(
   const distance =
     layout.additive && layout.inner === 1 ? deriveDistance(layout.lengths, value, n, rows) : undefined;
   if (distance !== undefined) candidates.push(distance);
-  return candidates.find((form) => fitsForm(form, value, n, rows));
+  const found =
+    candidates.find((form) => fitsForm(form, value, n, rows)) ?? negatedMask(facts, value, n, rows);
+  const pairs = layout.lengths === 2 && layout.inner === 1 && facts.dtype !== 'bool' && rows === undefined;
+  const relative = found === undefined && pairs ? deriveRelative(value, n) : undefined;
+  return found ?? (relative !== undefined && fitsForm(relative, value, n) ? relative : undefined);
 }
+
+/** A mask whose elements have the other sign. */
+function negatedMask(
+  facts: Pick<ValueFacts, 'dtype' | 'dims'>,
+  value: TensorValue,
+  n: number,
+  rows: readonly number[] | undefined,
+): Form | undefined {
+  if (facts.dtype === 'bool' || !(Number(value.data[n - 1]) >= -HIDDEN_SCORE)) return undefined;
+  const form = deriveForm(facts, negatedValue(value), n, rows);
+  return form?.kind === 'mask' && form.additive ? { ...form, negated: true } : undefined;
+}
+
+const negatedValue = (value: TensorValue): TensorValue => ({
+  ...value,
+  data: Float64Array.from(numbersOf(value.data), (x) => 0 - x),
+});
 
 const isSeen = (element: number, additive: boolean): boolean | undefined => {
   if (!additive) return element !== 0;
@@ -107,8 +132,12 @@ const isSeen = (element: number, additive: boolean): boolean | undefined => {
 };
 
 /** Whether a value, or the given rows of a mask, is of a form at length `n`. */
-export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: readonly number[]): boolean {
-  const elements = numbersOf(data);
+export function fitsForm(form: Form, value: TensorValue, n: number, rows?: readonly number[]): boolean {
+  if (form.kind === 'mask' && form.negated === true) {
+    const { negated: _negated, ...plain } = form;
+    return fitsForm(plain, negatedValue(value), n, rows);
+  }
+  const elements = numbersOf(value.data);
   if (form.kind === 'fill') {
     const { value } = form;
     for (let i = 0; i < elements.length; i++) if (elements[i] !== value) return false;
@@ -120,6 +149,7 @@ export function fitsForm(form: Form, { data }: TensorValue, n: number, rows?: re
     return elements.every((element: number, i: number) => element === (Math.floor(i / inner) % n) + offset);
   }
   if (form.kind === 'distance') return fitsDistance(form, elements, n, rows);
+  if (form.kind === 'relative') return fitsRelative(form, elements, n);
   const [window, ahead] = form.mask === 'window' ? [form.window, form.ahead ?? 0] : [n, 0];
   const inverted = form.inverted === true;
   if (form.cast === true && !elements.every((element: number) => element === 0 || element === 1))
@@ -176,6 +206,8 @@ export function formText(form: Form): string {
         : `a mask of ${form.window - 1} tokens back and ${form.ahead} ahead`;
     case 'distance':
       return form.of === 'end' ? 'the distance to the last token' : 'the distance of query and key';
+    case 'relative':
+      return `a function of the offset between key and query, from ${-form.before} to ${form.count - 1 - form.before}`;
   }
 }
 

@@ -194,10 +194,13 @@ async function prove(
     const last = lengths.at(-1)!;
     let uniform = enough <= most || far !== undefined;
     const top = (await evaluator.run(last)).get(name)!;
-    const form = far ?? deriveForm(facts, top, last);
+    const derived = far ?? deriveForm(facts, top, last);
+    // A table knows the offsets it was made of.
+    const form =
+      derived?.kind === 'relative' && !uniform ? await tableAt(evaluator, facts, name, most) : derived;
     // The longest comes at the end: what does not fit is refused before it costs.
     const tried = uniform ? lengths : [...lengths, most];
-    if (form === undefined || !(sameForm(form, hint) || form.kind === 'mask' || form.kind === 'distance'))
+    if (form === undefined || !(sameForm(form, hint) || REDERIVED.has(form.kind)))
       return await upTo(evaluator, name, hint, tried, form ? formText(form) : missText(facts, top, last));
     for (const length of tried) {
       const values = await evaluator.run(length);
@@ -212,6 +215,16 @@ async function prove(
     await evaluator.release();
   }
 }
+
+const tableAt = async (
+  evaluator: IndexEvaluator,
+  facts: ValueFacts,
+  name: string,
+  length: number,
+): Promise<Form | undefined> => deriveForm(facts, (await evaluator.run(length)).get(name)!, length);
+
+/** Kinds that a short length shows in part only. */
+const REDERIVED: ReadonlySet<Form['kind']> = new Set(['mask', 'distance', 'relative']);
 
 /** The largest n in [low, high) for which `holds`, given that it does at `low`, not at `high`, and changes once. */
 async function boundary(low: number, high: number, holds: (n: number) => Promise<boolean>): Promise<number> {
@@ -262,7 +275,7 @@ async function upTo(
   lengths: readonly number[],
   beyond: string,
 ): Promise<{ form: Form; provenLength: number } | string> {
-  if (form.kind === 'distance') return beyond;
+  if (form.kind === 'distance' || form.kind === 'relative') return beyond;
   const holds = async (n: number): Promise<boolean> => fitsForm(form, (await evaluator.run(n)).get(name)!, n);
   let held = 0;
   for (const length of lengths) {

@@ -1,7 +1,7 @@
 /** Builds the IR graph of a plan. */
 import { UserError, invariant } from '../../../errors.js';
 import { builderAt } from '../../build.js';
-import { makeInput, type Graph, type Value } from '../../graph.js';
+import { makeInput, type Attrs, type Graph, type Value } from '../../graph.js';
 import { TypeMismatch, type Builder } from '../../op.js';
 import { tensorType } from '../../type.js';
 import type { OnnxNode } from '../model.js';
@@ -12,6 +12,7 @@ import type { Form, MaskForm } from './forms.js';
 import { onnxOp } from './ops/index.js';
 import type { Decision } from './parameters.js';
 import type { ImportPlan, Leaf } from './plan.js';
+import type { RelativeForm } from './relative.js';
 import { isTokens, numericDims, one, printDims, rowsOf, sameDims, tokens, type Dims } from './shapes.js';
 
 /** Constants of this many elements or fewer stand in the graph itself. */
@@ -243,10 +244,11 @@ function formValue(state: Translation, form: Form, facts: ValueFacts): Value {
   const dtype = irDtype(facts.dtype);
   if (form.kind === 'mask') {
     const mask = maskInput(state, form, facts.dims);
+    if (form.negated === true) return build.one('neg', [mask]);
     if (form.cast === true) return build.one('cast', [mask], { to: dtype });
     return form.inverted === true ? build.one('not', [mask]) : mask;
   }
-  if (form.kind === 'distance') return distanceInput(state, form, facts);
+  if (form.kind === 'distance' || form.kind === 'relative') return offsetInput(state, form, facts);
   if (form.kind === 'fill') {
     const scalar = build.one('constant', [], { dtype, shape: [], data: [form.value] });
     return facts.dims.length === 0
@@ -289,18 +291,23 @@ function maskInput(state: Translation, form: MaskForm, dims: Dims): Value {
   return value;
 }
 
-/** The input that stands for a multiple of the distance between tokens until attention takes it; like a mask. */
-function distanceInput(state: Translation, form: DistanceForm, { dims, dtype }: ValueFacts): Value {
-  const stem = `distance:${form.of}`;
-  const key = `${stem} ${printDims(dims)} ${dtype} ${form.factors.join()}`;
+/** The input that stands for a function of the distance between tokens until attention takes it; like a mask. */
+function offsetInput(
+  state: Translation,
+  form: DistanceForm | RelativeForm,
+  { dims, dtype }: ValueFacts,
+): Value {
+  const { kind: _kind, ...rest } = form;
+  const stem = form.kind === 'distance' ? `distance:${form.of}` : 'relative';
+  const key = `${stem} ${printDims(dims)} ${dtype} ${JSON.stringify(rest)}`;
   const known = state.masks.get(key);
   if (known !== undefined) return known;
-  const value = makeInput(`${stem}#${state.masks.size}`, 'data', tensorType(irDtype(dtype), dims), {
-    form: 'mask',
-    kind: 'distance',
-    of: form.of,
-    factors: [...form.factors],
-  });
+  const attrs: Attrs =
+    form.kind === 'distance'
+      ? { kind: 'distance', of: form.of, factors: [...form.factors] }
+      : { kind: 'relative', before: form.before, count: form.count, table: [...form.table] };
+  const type = tensorType(irDtype(dtype), dims);
+  const value = makeInput(`${stem}#${state.masks.size}`, 'data', type, { form: 'mask', ...attrs });
   state.masks.set(key, value);
   return value;
 }
