@@ -1,7 +1,7 @@
 /** What attention adds to the scores of a tile: by distance, by head, and to hide keys. */
 import { numberAttr } from '../../../ir/graph.js';
 import { aheadOf } from '../../../ir/ops/attention-mask.js';
-import { mulSizes } from '../../../ir/size.js';
+import { addSizes, mulSizes } from '../../../ir/size.js';
 import { dim, tensorType, type Type } from '../../../ir/type.js';
 import {
   f32,
@@ -24,9 +24,9 @@ import { elementCode } from './proto.js';
 const HIDDEN = 1e30;
 
 /** How far each key is before each query: `[Tq, Tk]`. */
-function distanceOf(tile: Tile, { q, k }: Operands): OrtValue {
+function distanceOf(tile: Tile, { q, k }: Operands, offset: OrtValue): OrtValue {
   const { build } = tile;
-  const rows = build.shapeOp('Add', [indices(tile, q), tile.int64Input('offset', 1)]);
+  const rows = build.shapeOp('Add', [indices(tile, q), offset]);
   const row = asFloats(tile, build.shapeOp('Unsqueeze', [rows, build.int64s([1])]), f32(QUERIES, ONE));
   return build.op('Sub', [row, asFloats(tile, indices(tile, k), f32(KEYS))], f32(QUERIES, KEYS));
 }
@@ -55,26 +55,34 @@ const twoOnes = (build: ModelBuilder): readonly OrtValue[] => [build.int64s([1])
 export interface Bias {
   /** What is added to the scores: `[Tq, Tk]`, or by head where heads differ. Undefined: nothing. */
   readonly added: OrtValue | undefined;
-  /** Row of the relative bias for every query and key: i32 `[Tq, Tk]`. */
-  readonly rows: OrtValue | undefined;
+  readonly diagonals: Diagonals | undefined;
+}
+
+/** The offsets of keys that a tile has, and one more: diagonal c is of keys c − Tq after the query, seen from the tile. */
+export interface Diagonals {
+  /** Row of the relative bias that each has: i32 `[Tq + Tk + 1]`. */
+  readonly rows: OrtValue;
+  /** int64[1]: Tq + Tk + 1, and Tq + Tk. */
+  readonly count: OrtValue;
+  readonly joined: OrtValue;
 }
 
 export function biasOf(tile: Tile, operands: Operands): Bias {
   const { build, form } = tile;
   const { mask: kind, slopes } = form.attrs;
-  if (kind === 'full' && slopes === undefined && form.bias === undefined)
-    return { added: undefined, rows: undefined };
-  const distance = distanceOf(tile, operands);
-  const rows = form.bias && rowsOfBias(tile, form.bias, distance);
-  const mask = maskOf(tile, distance);
-  const byHead = [
-    ...(slopes === undefined ? [] : [slopesBias(tile, operands, distance)]),
-    ...(form.bias === undefined ? [] : [relativeBias(tile, operands, form.bias, rows!)]),
+  const byDistance = kind !== 'full' || slopes !== undefined;
+  if (!byDistance && form.bias === undefined) return { added: undefined, diagonals: undefined };
+  const offset = tile.int64Input('offset', 1);
+  const distance = byDistance ? distanceOf(tile, operands, offset) : undefined;
+  const mask = distance && maskOf(tile, distance);
+  const diagonals = form.bias && diagonalsOf(tile, operands, form.bias, offset);
+  const parts = [
+    ...(slopes === undefined ? [] : [slopesBias(tile, operands, distance!)]),
+    ...(diagonals === undefined ? [] : [relativeBias(tile, operands, form.bias!, diagonals)]),
+    ...(mask === undefined ? [] : [mask]),
   ];
-  const added = [...byHead, ...(mask === undefined ? [] : [mask])].reduce((sum, part) =>
-    build.op('Add', [sum, part], sum.type!),
-  );
-  return { added, rows };
+  const added = parts.reduce((sum, part) => build.op('Add', [sum, part], sum.type!));
+  return { added, diagonals };
 }
 
 function slopesBias(tile: Tile, { shape: { kv, group } }: Operands, distance: OrtValue): OrtValue {
@@ -91,61 +99,109 @@ function slopesBias(tile: Tile, { shape: { kv, group } }: Operands, distance: Or
   return build.op('Mul', [column, away], f32(...heads, QUERIES, KEYS));
 }
 
+const JOINED = dim(addSizes(QUERIES.size, KEYS.size));
+const DIAGONALS = dim(addSizes(JOINED.size, 1));
+const ROWS_JOINED = dim(mulSizes(QUERIES.size, JOINED.size));
+const ROWS_DIAGONALS = dim(mulSizes(QUERIES.size, DIAGONALS.size));
+
 /** Offsets beyond the first and the last row of the bias have these. */
-function rowsOfBias({ build }: Tile, { rows, before }: RelativeBias, distance: OrtValue): OrtValue {
-  const type = distance.type!;
-  const row = build.op('Sub', [build.float(before), distance], type);
-  const below = build.op('Max', [row, build.float(0)], type);
-  const within = build.op('Min', [below, build.float(rows - 1)], type);
-  return build.op('Cast', [within], tensorType('i32', type.dims), { to: elementCode('i32') });
-}
-
-function relativeBias(tile: Tile, { shape }: Operands, { rows }: RelativeBias, at: OrtValue): OrtValue {
-  const { build, form } = tile;
-  const table = tile.input('bias', f32(dim(rows), HEADS));
-  const byHead = build.op('Transpose', [table], f32(HEADS, dim(rows)), { perm: [1, 0] });
-  const bias = build.op('Gather', [byHead, at], f32(HEADS, QUERIES, KEYS), { axis: 1 });
-  if (form.grouping !== 'folded') return bias;
-  return reshape(build, bias, f32(KV_HEADS, GROUP, QUERIES, KEYS), [
-    shape.kv,
-    shape.group,
-    shape.tq,
-    shape.tk,
+function diagonalsOf(
+  tile: Tile,
+  { shape: { tq, tk } }: Operands,
+  { rows, before }: RelativeBias,
+  offset: OrtValue,
+): Diagonals {
+  const { build } = tile;
+  const joined = build.shapeOp('Add', [tq, tk]);
+  const count = build.shapeOp('Add', [joined, build.int64s([1])]);
+  const first = build.shapeOp('Sub', [build.int64s([before]), build.shapeOp('Add', [offset, tq])]);
+  const row = build.shapeOp('Add', [upTo(tile, count), first]);
+  const within = build.shapeOp('Min', [
+    build.shapeOp('Max', [row, build.int64s([0])]),
+    build.int64s([rows - 1]),
   ]);
+  const type = tensorType('i32', [DIAGONALS]);
+  return { rows: build.op('Cast', [within], type, { to: elementCode('i32') }), count, joined };
 }
 
-const PAIRS = dim(mulSizes(QUERIES.size, KEYS.size));
+/**
+ * Reads the bias of each diagonal and lays them out: rows of one element less than they have move each row by one
+ * against the row before it. To read the bias of every pair would take as long as the products of the forward.
+ */
+function relativeBias(tile: Tile, { shape }: Operands, bias: RelativeBias, diagonals: Diagonals): OrtValue {
+  const { build, form } = tile;
+  const { heads, tq, tk, kv, group } = shape;
+  const rows = dim(bias.rows);
+  const [zero, one, two] = [build.int64s([0]), build.int64s([1]), build.int64s([2])];
+  const table = tile.input('bias', f32(rows, HEADS));
+  const byHead = build.op('Transpose', [table], f32(HEADS, rows), { perm: [1, 0] });
+  const each = build.op('Gather', [byHead, diagonals.rows], f32(HEADS, DIAGONALS), { axis: 1 });
+  const apart = build.op('Unsqueeze', [each, one], f32(HEADS, ONE, DIAGONALS));
+  const size = int64Of(build, heads, tq, diagonals.count);
+  const repeated = build.op('Expand', [apart, size], f32(HEADS, QUERIES, DIAGONALS));
+  const all = build.shapeOp('Mul', [tq, diagonals.count]);
+  const flat = reshape(build, repeated, f32(HEADS, ROWS_DIAGONALS), [heads, all]);
+  const rest = build.op('Slice', [flat, tq, all, one], f32(HEADS, ROWS_JOINED));
+  const moved = reshape(build, rest, f32(HEADS, QUERIES, JOINED), [heads, tq, diagonals.joined]);
+  const read = build.op('Slice', [moved, zero, tk, two], f32(HEADS, QUERIES, KEYS));
+  if (form.grouping !== 'folded') return read;
+  return reshape(build, read, f32(KV_HEADS, GROUP, QUERIES, KEYS), [kv, group, tq, tk]);
+}
 
 /**
  * The cotangent of the relative bias, added to `dbias_acc`, from that of the scores it was added to. A tile is summed
  * apart from the tiles before it, which keeps long sums exact.
- * @param at the rows that `biasOf` gave
  */
-export function biasCotangent(tile: Tile, { shape }: Operands, at: OrtValue, dScores: OrtValue): OrtValue {
+export function biasCotangent(
+  tile: Tile,
+  operands: Operands,
+  diagonals: Diagonals,
+  dScores: OrtValue,
+): OrtValue {
   const { build, form } = tile;
-  const rows = form.bias!.rows;
-  const before = tile.input('dbias_acc', f32(dim(rows), HEADS));
-  const count = build.shapeOp('Mul', [shape.tq, shape.tk]);
-  const wide = tensorType('i32', [HEADS, PAIRS]);
-  const flat = reshape(build, at, tensorType('i32', [PAIRS]), [count]);
-  const indices = build.op('Expand', [flat, int64Of(build, shape.heads, count)], wide);
-  const updates = reshape(build, dScores, f32(HEADS, PAIRS), [shape.heads, count]);
-  const byHead = f32(HEADS, dim(rows));
-  const zeros = build.op('ConstantOfShape', [int64Of(build, shape.heads, build.int64s([rows]))], byHead);
+  const { heads } = operands.shape;
+  const rows = dim(form.bias!.rows);
+  const before = tile.input('dbias_acc', f32(rows, HEADS));
+  const sums = diagonalSums(tile, operands, diagonals, dScores);
+  const wide = tensorType('i32', [HEADS, DIAGONALS]);
+  const at = build.op('Expand', [diagonals.rows, int64Of(build, heads, diagonals.count)], wide);
+  const table = f32(HEADS, rows);
+  const size = int64Of(build, heads, build.int64s([form.bias!.rows]));
+  const zeros = build.op('ConstantOfShape', [size], table);
   // It keeps its indices as int64 inside.
-  const sums = build.op('ScatterElements', [zeros, indices, updates], byHead, { axis: 1, reduction: 'add' }, [
-    wide,
-    wide,
-  ]);
-  const own = build.op('Transpose', [sums], before.type!, { perm: [1, 0] });
+  const scratch = [wide, wide];
+  const added = build.op('ScatterElements', [zeros, at, sums], table, { axis: 1, reduction: 'add' }, scratch);
+  const own = build.op('Transpose', [added], before.type!, { perm: [1, 0] });
   return build.op('Add', [before, own], before.type!);
 }
 
+/** The opposite of how `relativeBias` lays diagonals out: their sums. */
+function diagonalSums(
+  { build }: Tile,
+  { shape: { heads, tq, tk } }: Operands,
+  { count, joined }: Diagonals,
+  scores: OrtValue,
+): OrtValue {
+  const zero = build.int64s([0]);
+  const apart = reshape(build, scores, f32(HEADS, QUERIES, KEYS), [heads, tq, tk]);
+  const after = int64Of(build, zero, zero, zero, zero, zero, tq);
+  const padded = build.op('Pad', [apart, after], f32(HEADS, QUERIES, JOINED));
+  const size = build.shapeOp('Mul', [tq, joined]);
+  const flat = reshape(build, padded, f32(HEADS, ROWS_JOINED), [heads, size]);
+  const led = build.op('Pad', [flat, int64Of(build, zero, tq, zero, zero)], f32(HEADS, ROWS_DIAGONALS));
+  const columns = reshape(build, led, f32(HEADS, QUERIES, DIAGONALS), [heads, tq, count]);
+  return build.op('ReduceSum', [columns, build.int64s([1])], f32(HEADS, DIAGONALS), { keepdims: 0 });
+}
+
 /** 0, 1, … for the rows of x. */
-function indices({ build }: Tile, x: OrtValue): OrtValue {
+const indices = (tile: Tile, x: OrtValue): OrtValue =>
+  upTo(tile, tile.build.shapeOp('Shape', [x], { start: 0, end: 1 }));
+
+/** 0, 1, … below an int64[1]. */
+function upTo({ build }: Tile, length: OrtValue): OrtValue {
   const scalar = (value: OrtValue): OrtValue => build.shapeOp('Squeeze', [value]);
-  const length = scalar(build.shapeOp('Shape', [x], { start: 0, end: 1 }));
-  return build.shapeOp('Range', [scalar(build.int64s([0])), length, scalar(build.int64s([1]))]);
+  const end = scalar(length);
+  return build.shapeOp('Range', [scalar(build.int64s([0])), end, scalar(build.int64s([1]))]);
 }
 
 const asFloats = ({ build }: Tile, x: OrtValue, type: Type): OrtValue =>

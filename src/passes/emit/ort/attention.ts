@@ -7,7 +7,7 @@ import { invariant } from '../../../errors.js';
 import { numberAttr, type Node } from '../../../ir/graph.js';
 import { constantOf } from '../../../ir/size.js';
 import { dim, type Dim } from '../../../ir/type.js';
-import { biasCotangent, biasOf } from './attention-bias.js';
+import { biasCotangent, biasOf, type Diagonals } from './attention-bias.js';
 import {
   batchOf,
   byHead,
@@ -91,8 +91,8 @@ interface Weights {
   readonly weights: OrtValue;
   readonly queries: OrtValue;
   readonly keys: OrtValue;
-  /** Of the relative bias, for every query and key; undefined where there is none. */
-  readonly biasRows: OrtValue | undefined;
+  /** Where there is a relative bias. */
+  readonly diagonals: Diagonals | undefined;
   /** Derivative of the capped scores by the scores. */
   readonly slope: (() => OrtValue) | undefined;
   /** Log-sum-exp of the masked scores: `[heads, rows, 1]`. */
@@ -111,10 +111,10 @@ function weightsOf(tile: Tile, operands: Operands): Weights {
   const type = scoresType(tile);
   const products = build.op('MatMul', [queries, transposed(tile, keys)], type);
   const { scores, slope } = capped(tile, products);
-  const { added, rows: biasRows } = biasOf(tile, operands);
+  const { added, diagonals } = biasOf(tile, operands);
   if (added === undefined || form.grouping !== 'folded') {
     const masked = added === undefined ? scores : build.op('Add', [scores, added], type);
-    return { ...softmax(tile, masked), queries, keys, slope, biasRows };
+    return { ...softmax(tile, masked), queries, keys, slope, diagonals };
   }
   const unfolded = f32(KV_HEADS, GROUP, QUERIES, KEYS);
   const apart = reshape(build, scores, unfolded, [shape.kv, shape.group, shape.tq, shape.tk]);
@@ -128,7 +128,7 @@ function weightsOf(tile: Tile, operands: Operands): Weights {
     queries,
     keys,
     slope,
-    biasRows,
+    diagonals,
   };
 }
 
@@ -172,7 +172,7 @@ function backwardModel(form: Form): AttentionModel {
   const onehot = form.grouping === 'mapped' ? tile.input('head_onehot', f32(KV_HEADS, HEADS)) : undefined;
   const scores = scoresType(tile);
 
-  const { weights, queries, keys, slope, biasRows } = weightsOf(tile, operands);
+  const { weights, queries, keys, slope, diagonals } = weightsOf(tile, operands);
   const dv = build.op('MatMul', [transposed(tile, weights), g], f32(batchOf(tile), KEYS, form.valueSize));
   const dvTotal = addToKeys(tile, dvSum, dv, onehot);
 
@@ -196,7 +196,7 @@ function backwardModel(form: Form): AttentionModel {
     dq: build.op('Mul', [byToken(tile, dq, operands), scale], operands.q.type!),
     dk: addToKeys(tile, dkSum, dk, onehot),
     dv: dvTotal,
-    ...(form.bias?.wanted === true ? { dbias: biasCotangent(tile, operands, biasRows!, dCapped) } : {}),
+    ...(form.bias?.wanted === true ? { dbias: biasCotangent(tile, operands, diagonals!, dCapped) } : {}),
   });
 }
 
