@@ -6,7 +6,7 @@ import { packDocuments } from '../../../src/runtime/data/pack.js';
 import type { MicroBatchPlan } from '../../../src/runtime/session/plan.js';
 import { TrainingSession } from '../../../src/runtime/session/session.js';
 import { gradientError, numbers, randomParameters, runLanes } from '../../support/tiny.js';
-import { packageFolder, tinyGraph, trainGraph, writeGraph } from '../session/packages.js';
+import { biasedGraph, packageFolder, tinyGraph, trainGraph, writeGraph } from '../session/packages.js';
 
 /** The ort executor against the reference interpreter, on a graph small enough to run both at every shape. */
 
@@ -114,12 +114,14 @@ const causal: [string, number, readonly Shape[]][] = [
 ];
 
 describe.each([
-  ['causal', '"causal"', causal],
-  ['a window', '"window", window = 3', causal.slice(3, 4)],
-  ['a window both ways', '"window", window = 3, ahead = 2', causal.slice(3, 4)],
-  ['no mask', '"full"', causal.slice(3, 4)],
-])('gradients on ONNX Runtime, %s', (_, mask, cases) => {
-  const unplaced = tinyGraph(mask);
+  ['causal', tinyGraph('"causal"'), causal],
+  ['a window', tinyGraph('"window", window = 3'), causal.slice(3, 4)],
+  ['a window both ways', tinyGraph('"window", window = 3, ahead = 2'), causal.slice(3, 4)],
+  ['no mask', tinyGraph('"full"'), causal.slice(3, 4)],
+  ['causal with a relative bias', biasedGraph('"causal"'), causal.slice(1, 6)],
+  ['no mask, with a relative bias', biasedGraph('"full"'), causal.slice(3, 4)],
+  ['a relative bias that is frozen', biasedGraph('"full"', true), causal.slice(3, 4)],
+])('gradients on ONNX Runtime, %s', (_, unplaced, cases) => {
   const graph = trainGraph(unplaced);
   const parameters = randomParameters(unplaced);
   const rounded = new Map(

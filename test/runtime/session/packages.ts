@@ -37,6 +37,17 @@ export async function compiledModel(folder: string, name: string, config: UserCo
 export const tinyGraph = (mask = '"causal"'): Graph =>
   parseGraph(printGraph(TINY).replace('mask = "causal"', `mask = ${mask}`));
 
+/** The same with a relative bias of fewer offsets than its documents have. */
+export const biasedGraph = (mask: string, frozen = false): Graph => {
+  const text = printGraph(tinyGraph(mask));
+  const attention = text.match(/= attention (.*?) \{/)![1]!;
+  return parseGraph(
+    text
+      .replace('%wq:', `%bias: f32[5, 4] {role = "parameter", trainable = ${!frozen}},\n  %wq:`)
+      .replace(`${attention} {`, `${attention}, %bias {before = 3, `),
+  );
+};
+
 /** Train graph of an unplaced one, as it is scheduled. The loss runs three rows at a time. */
 export const trainGraph = (graph: Graph): Graph =>
   runPasses(graph, stepsOf(PIPELINES.train, { loss: { tile: 3 } }), { given: ['recognized', 'unplaced'] })
