@@ -221,6 +221,18 @@ function emitGroup(
   return collectiveInstruction(emitter, node);
 }
 
+/** Constants that an instruction reads, save for segments, which hold theirs: a model writes each into a buffer once. */
+function constantInstructions(emitter: Emitter, group: Group, made: Set<Value>): Instruction[] {
+  if (!group.standalone) return [];
+  const read = group.nodes[0]!.operands.filter(({ node }) => node.op === 'constant');
+  return [...new Set(read)].flatMap((value) => {
+    if (made.has(value)) return [];
+    made.add(value);
+    const segment = addSegment(emitter, { inputs: [], nodes: [value.node], outputs: [value] });
+    return [{ kind: 'run', segment, inputs: [], outputs: [emitter.buffer(value)] }];
+  });
+}
+
 /** What an instruction is and where it came from, for errors and traces. */
 function labelOf(group: Group): string {
   const places = [...new Set(group.nodes.flatMap((n) => (n.loc === undefined ? [] : [n.loc])))];
@@ -274,7 +286,12 @@ export function emitProgram(
   };
   const instructions: Instruction[] = [];
   const labels: string[] = [];
+  const constants = new Set<Value>();
   for (const group of groups) {
+    for (const made of constantInstructions(emitter, group, constants)) {
+      instructions.push(made);
+      labels.push('constant');
+    }
     const instruction = emitGroup(emitter, group, escapes, streamed);
     if (instruction === undefined) continue;
     instructions.push(instruction);

@@ -120,7 +120,8 @@ describe.each([
   ['no mask', tinyGraph('"full"'), causal.slice(3, 4)],
   ['causal with a relative bias', biasedGraph('"causal"'), causal.slice(1, 6)],
   ['no mask, with a relative bias', biasedGraph('"full"'), causal.slice(3, 4)],
-  ['a relative bias that is frozen', biasedGraph('"full"', true), causal.slice(3, 4)],
+  ['a relative bias that is frozen', biasedGraph('"full"', 'frozen'), causal.slice(3, 4)],
+  ['a relative bias that is constant', biasedGraph('"full"', 'constant'), causal.slice(3, 4)],
 ])('gradients on ONNX Runtime, %s', (_, unplaced, cases) => {
   const graph = trainGraph(unplaced);
   const parameters = randomParameters(unplaced);

@@ -38,14 +38,16 @@ export const tinyGraph = (mask = '"causal"'): Graph =>
   parseGraph(printGraph(TINY).replace('mask = "causal"', `mask = ${mask}`));
 
 /** The same with a relative bias of fewer offsets than its documents have. */
-export const biasedGraph = (mask: string, frozen = false): Graph => {
+export const biasedGraph = (mask: string, bias: 'trained' | 'frozen' | 'constant' = 'trained'): Graph => {
   const text = printGraph(tinyGraph(mask));
-  const attention = text.match(/= attention (.*?) \{/)![1]!;
-  return parseGraph(
-    text
-      .replace('%wq:', `%bias: f32[5, 4] {role = "parameter", trainable = ${!frozen}},\n  %wq:`)
-      .replace(`${attention} {`, `${attention}, %bias {before = 3, `),
-  );
+  const [line, operands] = text.match(/\n.*= attention (.*?) \{/) as [string, string] & RegExpMatchArray;
+  const given = line.replace(operands, `${operands}, %bias`);
+  const data = Array.from({ length: 20 }, (_, i) => Math.sin(i));
+  const [input, made] =
+    bias === 'constant'
+      ? ['', `\n  %bias = constant {data = [${data.join(', ')}], dtype = "f32", shape = [5, 4]} : f32[5, 4]`]
+      : [`%bias: f32[5, 4] {role = "parameter", trainable = ${bias === 'trained'}},\n  `, ''];
+  return parseGraph(text.replace('%wq:', `${input}%wq:`).replace(line, `${made}${given}before = 3, `));
 };
 
 /** Train graph of an unplaced one, as it is scheduled. The loss runs three rows at a time. */
