@@ -42,6 +42,20 @@ const refused: readonly (readonly [string, (program: Loose) => unknown, RegExp])
     (p) => (p.instructions[2]!['operands'] = [2, 2, 2]),
     /3 operands, expected 4/,
   ],
+  ['a bias that is not given', (p) => p.kernels[0]!.inputs.push('bias'), /4 operands, expected 5/],
+  [
+    'a bias that has no column for each head',
+    (p) => (p.kernels[0]!.inputs.push('bias'), (p.instructions[2]!['operands'] = [2, 2, 2, 3, 3])),
+    /its bias is .*expected f32\[offsets, 4\]/,
+  ],
+  [
+    'models that differ in what they take',
+    (p) => {
+      const { file, inputs, outputs, temporaries } = p.kernels[0]!;
+      p.kernels[0]!.mapped = { file, inputs: [...inputs, 'bias'], outputs, temporaries };
+    },
+    /do not take the same operands/,
+  ],
   ['heads that do not fit', (p) => (p.kernels[0]!.kvHeads = 3), /kernel 0: 4 query heads do not share 3/],
   ['a window without a size', (p) => (p.kernels[0]!.mask = 'window'), /a window mask and window absent/],
   ['tiles of nothing', (p) => (p.instructions[4]!['sliced'] = [false, false]), /no operand is sliced/],

@@ -110,10 +110,17 @@ describe.skipIf(process.platform !== 'linux')('planned temporaries against resid
     compare(measured, peakBytes(lowered.temporaries, SYMBOLS));
   });
 
-  it.each(['causal', 'full'])('attention, %s, forward and backward', (mask) => {
-    const operands = ['f32[S, 4, 16]', 'f32[S, 4, 16]', 'f32[S, 4, 16]', 'i32[S]'];
+  it.each([
+    ['causal', { mask: 'causal' }],
+    ['full', { mask: 'full' }],
+    ['with a relative bias', { mask: 'full', before: 100 }],
+  ])('attention, %s, forward and backward', (_, attrs) => {
+    const bias = 'before' in attrs ? ['f32[201, 4]'] : [];
+    const operands = ['f32[S, 4, 16]', 'f32[S, 4, 16]', 'f32[S, 4, 16]', 'i32[S]', ...bias];
     const inputs = operands.map((text, i) => makeInput(`i${i}`, 'data', parseType(text)));
-    const { forward, backward } = lowerAttention(emit('attention', inputs, { mask, scale: 0.25 })[0]!.node);
+    const { forward, backward } = lowerAttention(
+      emit('attention', inputs, { ...attrs, scale: 0.25 })[0]!.node,
+    );
     const [Tq, Tk, Hl] = [1024, 2048, 4];
     const symbols = new Map([
       ['Tq', Tq],
@@ -129,6 +136,7 @@ describe.skipIf(process.platform !== 'linux')('planned temporaries against resid
       offset: { dtype: 'i64', shape: [1], fill: Tk - Tq },
     };
     for (const name of ['q', 'out', 'g', 'dq']) all[name] = query;
+    for (const name of ['bias', 'dbias', 'dbias_acc']) all[name] = f32(201, Hl);
     for (const name of ['k', 'v', 'dk', 'dv', 'dk_acc', 'dv_acc']) all[name] = key;
     const pick = (names: readonly string[]): Record<string, Spec> =>
       Object.fromEntries(names.map((name) => [name, all[name]!]));

@@ -221,6 +221,9 @@ function emitGroup(
   return collectiveInstruction(emitter, node);
 }
 
+/** Label of a run that makes a constant. */
+export const CONSTANT = 'constant';
+
 /** Constants that an instruction reads, save for segments, which hold theirs: a model writes each into a buffer once. */
 function constantInstructions(emitter: Emitter, group: Group, made: Set<Value>): Instruction[] {
   if (!group.standalone) return [];
@@ -290,7 +293,7 @@ export function emitProgram(
   for (const group of groups) {
     for (const made of constantInstructions(emitter, group, constants)) {
       instructions.push(made);
-      labels.push('constant');
+      labels.push(CONSTANT);
     }
     const instruction = emitGroup(emitter, group, escapes, streamed);
     if (instruction === undefined) continue;

@@ -102,6 +102,8 @@ interface Weights {
 function weightsOf(tile: Tile, operands: Operands): Weights {
   const { build, form } = tile;
   const { q, k, shape } = operands;
+  // ONNX Runtime fuses the products and then runs them first; of what is in the file it runs the last first.
+  const before = form.bias === undefined ? undefined : biasOf(tile, operands);
   const queries = byHead(
     tile,
     build.op('Mul', [q, build.float(numberAttr(form.attrs, 'scale'))], q.type!),
@@ -111,7 +113,7 @@ function weightsOf(tile: Tile, operands: Operands): Weights {
   const type = scoresType(tile);
   const products = build.op('MatMul', [queries, transposed(tile, keys)], type);
   const { scores, slope } = capped(tile, products);
-  const { added, diagonals } = biasOf(tile, operands);
+  const { added, diagonals } = before ?? biasOf(tile, operands);
   if (added === undefined || form.grouping !== 'folded') {
     const masked = added === undefined ? scores : build.op('Add', [scores, added], type);
     return { ...softmax(tile, masked), queries, keys, slope, diagonals };
