@@ -16,6 +16,9 @@ const MASKS: readonly Attrs[] = [
   { mask: 'window', window: 3, scale: 0.6 },
 ];
 
+/** Rows of the relative bias where the attributes have `before`. */
+const OFFSETS = 5;
+
 interface Heads {
   readonly heads: number;
   readonly kvHeads: number;
@@ -28,6 +31,9 @@ function attentionGraph({ heads, kvHeads }: Heads, attrs: Attrs): Graph {
     makeInput('k', 'data', parseType(`f32[S, ${kv}, 3]`)),
     makeInput('v', 'data', parseType(`f32[S, ${kv}, 2]`)),
     makeInput('documents', 'data', parseType('i32[S]')),
+    ...(attrs['before'] === undefined
+      ? []
+      : [makeInput('bias', 'data', parseType(`f32[${OFFSETS}, ${heads}]`))]),
   ];
   const [out, lse] = builderAt(undefined)('attention', inputs, attrs);
   return {
@@ -54,7 +60,18 @@ function randomValues(
     ['k', randomTensor(random, [tokens, kvHeads, 3])],
     ['v', randomTensor(random, [tokens, kvHeads, 2])],
     ['documents', tensor([tokens], documents)],
+    ['bias', randomTensor(random, [OFFSETS, heads])],
   ]);
+}
+
+/** One step of the key at a time, as far as the bias goes. */
+function biasOf(values: Values, { before }: Attrs, offset: number, head: number): number {
+  if (before === undefined) return 0;
+  const bias = values.get('bias')!;
+  let row = before as number;
+  for (let at = 0; at < offset; at++) if (row < OFFSETS - 1) row++;
+  for (let at = 0; at > offset; at--) if (row > 0) row--;
+  return bias.data[row * bias.shape[1]! + head]!;
 }
 
 /** Softmax attention spelled out: a dense masked score matrix per head, K/V heads repeated. */
@@ -79,7 +96,7 @@ function naive(values: Values, { heads, kvHeads }: Heads, attrs: Attrs): Tensor 
         let score = 0;
         for (let d = 0; d < 3; d++)
           score += q.data[(i * heads + h) * 3 + d]! * k.data[(j * kvHeads + shared) * 3 + d]!;
-        return Math.exp(score * (attrs['scale'] as number));
+        return Math.exp(score * (attrs['scale'] as number) + biasOf(values, attrs, j - i, h));
       });
       const total = weights.reduce((a, b) => a + b, 0);
       for (let d = 0; d < 2; d++)
@@ -101,7 +118,13 @@ const GROUPS: readonly Heads[] = [
 const PACKINGS = [[7], [1, 4, 2], [3, 3], []];
 
 describe('attention', () => {
-  const cases = GROUPS.flatMap((g) => MASKS.map((attrs) => [g.heads, g.kvHeads, attrs] as const));
+  const biased = [
+    { mask: 'causal', scale: 0.6, before: 4 },
+    { mask: 'full', scale: 0.6, before: 1 },
+  ];
+  const cases = GROUPS.flatMap((g) =>
+    [...MASKS, ...biased].map((attrs) => [g.heads, g.kvHeads, attrs] as const),
+  );
 
   it.each(cases)(
     'of %i heads on %i K/V heads %j is the naive one on any number of ranks',
@@ -214,6 +237,28 @@ describe('attention refuses', () => {
   ])('operand %i of %s', (at, type) => {
     expect(() => build(ok.map((t, i) => (i === at ? type : t)))).toThrow(TypeMismatch);
   });
+
+  it.each([
+    [[], {}],
+    [['f32[5, 4]'], { before: 2 }],
+  ])('nothing of one with the operands %j and %j', (more, bias) =>
+    expect(() => build([...ok, ...more], bias)).not.toThrow(),
+  );
+
+  it.each([
+    [[], { before: 0 }],
+    [['f32[5, 4]'], {}],
+    [['f32[5, 4]'], { before: 5 }],
+    [['f32[5, 4]'], { before: -1 }],
+    [['f32[5, 4]'], { before: 0.5 }],
+    [['f32[0, 4]'], { before: 0 }],
+    [['f32[5, 2]'], { before: 0 }],
+    [['f32[S, 4]'], { before: 0 }],
+    [['f32[5, 4@sp]'], { before: 0 }],
+    [['f32[5, 4]{U:sp}'], { before: 0 }],
+    [['i32[5, 4]'], { before: 0 }],
+    [['f32[5]'], { before: 0 }],
+  ])('a bias %j with %j', (more, bias) => expect(() => build([...ok, ...more], bias)).toThrow(TypeMismatch));
 
   it.each([{ mask: 'sliding' }, { mask: 'window' }, { mask: 'window', window: 0 }, { scale: '1' }])(
     'attributes %j',

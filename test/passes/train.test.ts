@@ -16,6 +16,7 @@ import { schedule } from '../../src/passes/schedule.js';
 import { tidy } from '../../src/passes/tidy.js';
 import { ulysses } from '../../src/passes/ulysses.js';
 import { buildUpdate, zero } from '../../src/passes/zero.js';
+import { biasedGraph } from '../runtime/session/packages.js';
 import { gradientError, randomParameters, randomRow, runLanes, TINY } from '../support/tiny.js';
 
 const step = <O>(pass: Pass<O>, options: unknown = {}): Step => ({ pass: pass as Pass, options });
@@ -113,6 +114,34 @@ describe('the train program', () => {
     const out = runLanes(train, parameters, [{ degree: 3, row }]);
     for (const name of ['loss_sum', 'count', 'grad/wq', 'grad/embedding'])
       expect(out.get(name)!.every((x) => x === 0)).toBe(true);
+  });
+});
+
+describe('a relative bias', () => {
+  const model = biasedGraph('"full"');
+  const graph = compileTiny([], model);
+  const values = randomParameters(model);
+  const rerun = runPasses(
+    { ...graph, order: undefined },
+    [step(checkpoint, { policy: 'layers' }), step(schedule)],
+    { given: ['recognized', 'placed', 'lossy', 'differentiated'] },
+  ).graph;
+
+  test.each([
+    ['shared by ranks', graph],
+    ['run again in the backward', rerun],
+  ])('%s has the gradients of one rank', (_, other) => {
+    const row = randomRow([8, 1, 3], 11);
+    const whole = gradients(runLanes(graph, values, [{ degree: 1, row }]));
+    expect(whole.get('grad/bias')!.every((x) => x !== 0)).toBe(true);
+    for (const degree of [1, 3, 5])
+      expect(gradientError(whole, gradients(runLanes(other, values, [{ degree, row }]))).error).toBeLessThan(
+        1e-12,
+      );
+  });
+
+  test('and its attention runs twice where layers run again', () => {
+    expect(topologicalOrder(rerun).filter((n) => n.op === 'attention')).toHaveLength(2);
   });
 });
 

@@ -43,7 +43,8 @@ export interface AttentionModels {
 /**
  * Attention over one tile of queries: rows `q[Tq]` of one document against rows `k[Tk]` of the same document,
  * `offset` being the index of the first query row relative to the first key row. Every query must see at
- * least one key. The models depend on mask, window, scale, cap, head sizes and on whether heads are grouped only.
+ * least one key. The models depend on mask, window, scale, cap, head sizes, offsets that have a bias, and on
+ * whether heads are grouped only.
  *
  * forward: `q` f32[Tq, Hl, D], `k` f32[Tk, Hkvl, D], `v` f32[Tk, Hkvl, Dv], `offset` int64[1]
  * → `out` f32[Tq, Hl, Dv].
@@ -52,9 +53,11 @@ export interface AttentionModels {
  * `offset` → `dq` f32[Tq, Hl, D], `dk` = `dk_acc` + …, `dv` = `dv_acc` + ….
  *
  * `lse` f32[Tq, Hl] is given, and its cotangent `glse` taken, where something reads it.
+ * `bias` f32[R, Hl], the columns of the local query heads, is there where the node has a relative bias; backward, where
+ * its cotangent is read, `dbias_acc` f32[R, Hl] too → `dbias` = `dbias_acc` + ….
  * `slopes` f32[Hl] of the local query heads is there where the node has slopes; `offset` is absent where
  * distances do not matter: bind the names in `inputs`. `dk_acc` and `dk` (`dv_acc` and
- * `dv`) may be the same memory.
+ * `dv`, `dbias_acc` and `dbias`) may be the same memory.
  */
 export interface AttentionKernels extends AttentionModels {
   /**
