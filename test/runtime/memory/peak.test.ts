@@ -39,6 +39,27 @@ test('attention is bounded by the longest document and the rows of one call', ()
   expect(temporariesOf(bindProgram(program, rankOf(100, 5, 4)))[2]).toBe(0);
 });
 
+test("attention keeps a rank's columns of a relative bias beside the whole table", () => {
+  const { kernels, instructions, buffers } = program;
+  const biased = {
+    ...program,
+    kernels: kernels.map((k) => ({ ...k, inputs: [...k.inputs, 'bias'] })),
+    buffers: [...buffers, { type: 'f32[7, 4]', kind: 'input' as const, first: 0, last: 9 }],
+    instructions: instructions.map((i) =>
+      i.kind === 'attention' ? { ...i, operands: [...i.operands, buffers.length] } : i,
+    ),
+  };
+  for (const [degree, heads] of [
+    [1, 4],
+    [2, 2],
+  ] as const) {
+    const [one, other] = [program, biased].map(
+      (p) => temporariesOf(bindProgram(p, rankOf(100, degree, 0)))[2]!,
+    );
+    expect(other! - one!).toBe(4 * 7 * heads);
+  }
+});
+
 test('the peak is arena, temporaries and what persists', () => {
   const rank = rankOf(9, 4, 0);
   const plan = planPeak(program, rank);
