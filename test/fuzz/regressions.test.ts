@@ -36,6 +36,7 @@ test.each([
     3467484214,
     'refused',
   ],
+  ['a split into more parts than memory holds', 'mixtral', 'changeAttribute', 4157353043, 'refused'],
   ['a value whose name is a NUL', 'bert', 'renameValue', 994935648, 'refused'],
 ])('%s', async (_, model, name, seed, kind) => {
   const result = await endOf(bytesOf({ seed: 1, model, weights: false, edits: [{ name, seed }] }));
