@@ -3,7 +3,7 @@
 /** An export of a family. */
 export interface Case {
   readonly family: string;
-  readonly exporter: 'dynamo' | 'torchscript' | 'transformers' | 'transformers-fused';
+  readonly exporter: 'dynamo' | 'torchscript' | 'transformers' | 'transformers-fused' | 'optimum';
   /** Opset that is asked for. */
   readonly opset: number;
   /** Asked for; families without sdpa are exported with eager attention. */
@@ -56,11 +56,27 @@ const CACHED: readonly Partial<Case>[] = [
   { inputs: 'ids+mask+cache' },
   { exporter: 'torchscript', opset: 17, inputs: 'ids+mask+cache' },
 ];
+/** Optimum's exports: decoders as it serves them, with a cache. It lacks newer families, and wants an older transformers. */
+const OPTIMUM: readonly Case[] = [
+  ...'gpt2:14 opt:14 gptj:14 llama:17 bloom:17 codegen:17 falcon:17 gemma:17 gpt_bigcode:17 gpt_neox:17 phi:17 cohere:18 gemma2:18 granite:18 mistral:18 mpt:18 olmo2:18 phi3:18 qwen2:18 qwen3:18 stablelm:18'
+    .split(' ')
+    .map((text) => optimum(text, 'ids+mask+cache')),
+  optimum('llama:17', 'ids+mask+positions'),
+  ...'bert:14 distilbert:14 electra:14 mpnet:14 roberta:14 modernbert:17'
+    .split(' ')
+    .map((text) => optimum(text, 'ids+mask')),
+];
+
+function optimum(text: string, inputs: string): Case {
+  const [family, opset] = text.split(':') as [string, string];
+  return { family, exporter: 'optimum', opset: Number(opset), attention: 'sdpa', inputs };
+}
+
 const WIDELY = 'qwen2 phi gpt_neox gemma3_text olmo2 deepseek_v3 modernbert roberta'.split(' ');
 
 /** All cases, in the order of the table. */
 export function allCases(): readonly Case[] {
-  return [...DECODERS, ...ENCODERS].flatMap((family): readonly Case[] => {
+  const plainly = [...DECODERS, ...ENCODERS].flatMap((family): readonly Case[] => {
     const first = plain(family);
     if (family === 'llama' || family === 'gpt2')
       return [first, ...[...VARIANTS, ...CACHED].map((change) => ({ ...first, ...change }))];
@@ -81,4 +97,5 @@ export function allCases(): readonly Case[] {
       ];
     return [first];
   });
+  return [...plainly, ...OPTIMUM];
 }

@@ -7,8 +7,10 @@ Each case runs in a process of its own.
 import io
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 
@@ -104,6 +106,9 @@ def export(case, model, kind, path):
                 dims[names[-1]] = (
                     {0: "batch", 2: "past"} if exporter == "torchscript" else {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
                 )
+    if exporter == "optimum":
+        export_by_optimum(model, kind, cache, opset, path)
+        return
     if exporter.startswith("transformers"):
         from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
@@ -141,6 +146,15 @@ def export(case, model, kind, path):
         output_names=outputs,
         dynamic_axes=dims,
     )
+
+
+def export_by_optimum(model, kind, cache, opset, path):
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    task = {"next-token": "text-generation", "masked-lm": "fill-mask"}[kind]
+    with tempfile.TemporaryDirectory() as made:
+        onnx_export_from_model(model, output=made, task=task + ("-with-past" if cache else ""), opset=opset, do_validation=False)
+        shutil.copy(os.path.join(made, "model.onnx"), path)
 
 
 def run(case):

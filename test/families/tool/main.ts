@@ -3,7 +3,8 @@
  * `docs/families.md`:
  *
  *     python3 -m venv .venv && .venv/bin/pip install -r test/families/tool/requirements.txt
- *     npm run build && node dist/test/families/tool/main.js --python .venv/bin/python
+ *     python3 -m venv .venv-optimum && .venv-optimum/bin/pip install -r test/families/tool/requirements-optimum.txt
+ *     npm run build && node dist/test/families/tool/main.js --python .venv/bin/python --optimum-python .venv-optimum/bin/python
  *
  * Exports and outcomes are kept in `--work` (build/families): a run that was stopped goes on.
  */
@@ -22,6 +23,7 @@ const root = fileURLToPath(import.meta.url).replace(/[\\/](dist[\\/])?test[\\/]f
 
 interface Options {
   readonly python: string;
+  readonly optimumPython?: string;
   readonly work: string;
   readonly only?: readonly string[];
   readonly export: boolean;
@@ -122,13 +124,25 @@ async function fixtureRows(work: string): Promise<readonly Row[]> {
 
 const program = new Command()
   .requiredOption('--python <file>', 'an interpreter with the packages of requirements.txt')
+  .option(
+    '--optimum-python <file>',
+    'one with those of requirements-optimum.txt; without it, no new exports by Optimum',
+  )
   .option('--work <folder>', 'where exports and outcomes are kept', path.join(root, 'build/families'))
   .option('--only <families...>', 'these families only; nothing is written')
   .option('--no-export', 'take the exports that are there')
   .option('--no-check', 'take the outcomes that are there')
-  .action(async ({ python, work, only, export: exporting, check }: Options) => {
+  .action(async ({ python, optimumPython, work, only, export: exporting, check }: Options) => {
     const cases = allCases().filter(({ family }) => only?.includes(family) ?? true);
-    if (exporting) await exportCases(python, work, cases);
+    const ofOptimum = (item: Case): boolean => item.exporter === 'optimum';
+    if (exporting) {
+      await exportCases(
+        python,
+        work,
+        cases.filter((item) => !ofOptimum(item)),
+      );
+      if (optimumPython !== undefined) await exportCases(optimumPython, work, cases.filter(ofOptimum));
+    }
     const rows: Row[] = [];
     for (const item of cases) {
       const row = await rowOf(work, item, check);

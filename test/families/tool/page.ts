@@ -12,8 +12,9 @@ export function familiesPage({ torch, transformers, rows }: Results): string {
   );
   return `# Families
 
-Made by \`node dist/test/families/tool/main.js --python <python>\`; nothing in it is written by hand. Each row is a tiny model
-of a Hugging Face model type (torch ${torch}, transformers ${transformers}; random weights, two layers), exported and compiled.
+Made by \`node dist/test/families/tool/main.js --python <python> --optimum-python <python>\`; nothing in it is written by hand.
+Each row is a tiny model of a Hugging Face model type (torch ${torch}, transformers ${transformers}, for Optimum the older one it
+asks for; random weights, two layers), exported and compiled.
 
 **trains**: on 1 rank and on 4 in one group, the loss is within ${LOSS_BAR} of PyTorch's and every gradient within ${GRADIENT_BAR}
 (‖g − g′‖ / ‖g‖, the worst parameter, shown here); three AdamW steps give the same losses on both, and ONNX Runtime computes the
