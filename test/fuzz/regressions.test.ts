@@ -36,6 +36,13 @@ test.each([
     3467484214,
     'refused',
   ],
+  [
+    'index values that double until they are gigabytes',
+    'llama-opset23-nopos',
+    'doubling',
+    2390244842,
+    'refused',
+  ],
   ['a split into more parts than memory holds', 'mixtral', 'changeAttribute', 4157353043, 'refused'],
   ['a value whose name is a NUL', 'bert', 'renameValue', 994935648, 'refused'],
 ])('%s', async (_, model, name, seed, kind) => {

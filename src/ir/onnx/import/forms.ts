@@ -121,10 +121,12 @@ function negatedMask(
   return form?.kind === 'mask' && form.additive ? { ...form, negated: true } : undefined;
 }
 
-const negatedValue = (value: TensorValue): TensorValue => ({
-  ...value,
-  data: Float64Array.from(numbersOf(value.data), (x) => 0 - x),
-});
+function negatedValue(value: TensorValue): TensorValue {
+  const numbers = numbersOf(value.data);
+  const data = new Float64Array(numbers.length);
+  for (let i = 0; i < data.length; i++) data[i] = 0 - numbers[i]!;
+  return { ...value, data };
+}
 
 const isSeen = (element: number, additive: boolean): boolean | undefined => {
   if (!additive) return element !== 0;

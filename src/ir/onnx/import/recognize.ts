@@ -45,11 +45,12 @@ export interface Recognizer {
 /** Evaluates all index values at small lengths, in one session. */
 export async function recognizer(classified: Classified): Promise<Recognizer> {
   const heavy = heavyValues(classified);
-  const candidates = [...classified.facts].flatMap(([name, facts]) => {
+  const all = [...classified.facts].flatMap(([name, facts]) => {
     const known = facts.ints !== undefined || facts.stored !== undefined || facts.input !== undefined;
     const elements = numericDims(facts.dims)?.reduce((a, b) => a * b, 1) ?? 0;
     return known || !isEvaluable(facts) || heavy.has(name) || elements > MAX_LITERAL * 4 ? [] : [name];
   });
+  const candidates = affordable(classified, all);
   const small =
     candidates.length === 0
       ? new Map<number, Values>()
@@ -109,6 +110,20 @@ function heavyValues(classified: Classified): ReadonlySet<string> {
       for (const name of results) heavy.add(name);
   }
   return heavy;
+}
+
+/** Bytes at the longest small length of one value, and of all: every small length is held, twice where it is converted. */
+const [MOST_BYTES, MOST_IN_ALL] = [1 << 22, 1 << 26];
+
+/** Those whose elements may be held; what is not held is not recognised. */
+function affordable(classified: Classified, names: readonly string[]): readonly string[] {
+  let held = 0;
+  return names.filter((name) => {
+    const bytes = peakBytes(classified, [name], Math.max(...SMALL_LENGTHS));
+    if (bytes > MOST_BYTES || held + bytes > MOST_IN_ALL) return false;
+    held += bytes;
+    return true;
+  });
 }
 
 type Values = ReadonlyMap<string, TensorValue>;
