@@ -50,8 +50,8 @@ than ONNX Runtime's.
 ${[line(HEADING), line(HEADING.map((_, i) => (i === 0 ? '---' : '---:'))), ...rows.map(line)].join('\n')}
 
 - Seeds ${seeds}.
-- Runs are added up by version, not by commit: some are of older builds, and those that held a fault count as they were
-  run again once it was fixed.
+- Runs are added up by version, not by commit. Faults are what these runs found: each was put right afterwards, and its
+  case is in \`test/fuzz/regressions.test.ts\`.
 - Compiled models whose logits were compared with ONNX Runtime's: ${sum((t) => t.compared)}.
 - Most memory a case took: ${Math.ceil(most((t) => t.mostGrownBytes) / 2 ** 20)} MiB.
 - Cases whose every opened file was seen by strace: ${traced}; files outside: ${strangers.length === 0 ? 'none' : strangers.join(', ')}.
