@@ -41,7 +41,7 @@ function changesOf(
   const deltas = new Map<number, Map<number, number>>();
   const count = (node: Node, delta: number): void => {
     const loc = intern(locs, node.loc!);
-    const kind = intern(nodes, `${node.op} : ${node.results.map((v) => printType(v.type)).join(', ')}`);
+    const kind = intern(nodes, cut(`${node.op} : ${node.results.map((v) => printType(v.type)).join(', ')}`));
     const own = deltas.get(loc) ?? new Map<number, number>();
     deltas.set(loc, own.set(kind, (own.get(kind) ?? 0) + delta));
   };
@@ -58,6 +58,9 @@ function intern(table: Map<string, number>, key: string): number {
   table.set(key, table.size);
   return table.size - 1;
 }
+
+/** A type of thousands of dims says enough by its first. */
+const cut = (text: string): string => (text.length <= MAX_NAME ? text : `${text.slice(0, MAX_NAME - 1)}…`);
 
 /** Longer names are nobody's: they are not traced. */
 const MAX_NAME = 4096;

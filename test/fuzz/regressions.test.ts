@@ -43,6 +43,7 @@ test.each([
     2390244842,
     'refused',
   ],
+  ['a tensor of thousands of dims', 'gpt2-pad', 'dims', 2942069259, 'compiled'],
   ['a split into more parts than memory holds', 'mixtral', 'changeAttribute', 4157353043, 'refused'],
   ['a value whose name is a NUL', 'bert', 'renameValue', 994935648, 'refused'],
 ])('%s', async (_, model, name, seed, kind) => {

@@ -175,7 +175,8 @@ function partsOf(ctx: OpContext, size: Size): readonly number[] {
     constantOf(size) ?? ctx.fail('splits a dim that depends on the sequence length', DYNAMIC_HINT);
   const outputs = ctx.node.outputs.length;
   const count = ctx.int('num_outputs', outputs);
-  if (count !== outputs) ctx.fail(`splits into ${count} parts and names ${outputs}`, 'export the model again');
+  if (count !== outputs)
+    ctx.fail(`splits into ${count} parts and names ${outputs}`, 'export the model again');
   const part = Math.ceil(whole / count);
   return Array.from({ length: count }, (_, i) => Math.min(part, whole - i * part));
 }
