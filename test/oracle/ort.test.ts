@@ -19,6 +19,7 @@ import {
   type Oracle,
   type OracleDocument,
 } from '../support/oracle.js';
+import { crossEntropy } from '../support/cross-entropy.js';
 import { gradientError } from '../support/tiny.js';
 
 const CONFIG = { optimizer: { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 0 } };
@@ -174,14 +175,9 @@ async function lossInOnnxRuntime(file: string, documents: readonly Document[]): 
       Object.entries(all).filter(([name]) => session.inputNames.includes(name)),
     );
     const logits = (await session.run(feeds))['logits']!.data as Float32Array;
-    const width = logits.length / ids.length;
-    labels.forEach((label, t) => {
-      if (label < 0) return;
-      const row = logits.subarray(t * width, (t + 1) * width);
-      const max = row.reduce((a, b) => Math.max(a, b), -Infinity);
-      sum += max + Math.log(row.reduce((s, x) => s + Math.exp(x - max), 0)) - row[label]!;
-      count++;
-    });
+    const found = crossEntropy(logits, labels);
+    sum += found.sum;
+    count += found.count;
   }
   await session.release();
   return sum / count;

@@ -12,6 +12,7 @@ import { openPackage, type Package } from '../../../src/package/read.js';
 import type { Document } from '../../../src/runtime/data/document.js';
 import type { MicroBatchPlan } from '../../../src/runtime/session/plan.js';
 import { TrainingSession } from '../../../src/runtime/session/session.js';
+import { crossEntropy } from '../../support/cross-entropy.js';
 import { gradientError } from '../../support/tiny.js';
 
 /** What `oracle.json` holds. */
@@ -277,14 +278,9 @@ async function lossInOnnxRuntime(file: string, documents: readonly Document[]): 
   for (const { ids, labels } of documents) {
     const feeds = feedsOf(session, ids);
     const logits = (await session.run(feeds, ['logits']))['logits']!.data as Float32Array;
-    const width = logits.length / ids.length;
-    labels.forEach((label, t) => {
-      if (label < 0) return;
-      const row = logits.subarray(t * width, (t + 1) * width);
-      const max = row.reduce((a, b) => Math.max(a, b), -Infinity);
-      sum += max + Math.log(row.reduce((s, x) => s + Math.exp(x - max), 0)) - row[label]!;
-      count++;
-    });
+    const found = crossEntropy(logits, labels);
+    sum += found.sum;
+    count += found.count;
   }
   await session.release();
   return sum / count;
